@@ -1,0 +1,66 @@
+# make demo   the main job, end to end, on a real API server, Prometheus and registry
+# make test   every tier but `fleet`
+# Both install what they need: Python packages from the hashed lock into .venv, Go-built parts into a cache.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+T ?=
+
+.PHONY: help venv demo demo-down test lint fix bench crds crash lock sim
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linnet needs Python 3.11 or newer; found %d.%d. Name one: make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "==> installing Python packages into $(VENV) (from requirements/dev.txt, hashes checked)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+venv: $(STAMP) ## Install into .venv
+
+demo: $(STAMP) ## The main job: seven acts on ten edge nodes, with a table at the end
+	@$(BIN)/python -m linnet_testbed.demo
+
+demo-down: $(STAMP) ## Take down what the demo started
+	@$(BIN)/linnet-testbed down --name demo
+
+test: $(STAMP) ## All tests; T=expr picks some
+	@$(BIN)/python -m pytest $(if $(T),-k "$(T)")
+
+lint: $(STAMP) ## Formats, types, contracts, pure tests, generated files
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python -m linnet_api.crdgen --check
+	@$(BIN)/python -m pytest -q tests/unit tests/planner tests/repo
+
+fix: $(STAMP) ## Format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/python -m linnet_api.crdgen
+
+crds: $(STAMP) ## Write crds/ from the models
+	@$(BIN)/python -m linnet_api.crdgen
+
+bench: $(STAMP) ## Measure: server, memory, activation, planner
+	@$(BIN)/python -m bench
+
+sim: $(STAMP) ## The fleet simulator; SEED=n replays
+	@$(BIN)/python -m pytest tests/sim $(if $(SEED),--sim-seed $(SEED))
+
+crash: $(STAMP) ## Kill at every step
+	@$(BIN)/python -m pytest -m crash
+
+lock: $(STAMP) ## Write requirements/*.txt again
+	@for extra in operator agent cli; do \
+	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras pyproject.toml -o requirements/dev.txt

@@ -1,0 +1,264 @@
+"""ModelDeployment: the wanted model, and for which nodes. People write the spec, the operator the status."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from linnet_api.conditions import Condition
+from linnet_api.fields import (
+    ATOMIC,
+    ApiModel,
+    Digest,
+    NodeSelector,
+    ObjectName,
+    Quantity,
+    Ref,
+    Revision,
+    Sentence,
+    ShortName,
+    Time,
+    WaitingFor,
+    Word,
+    map_list,
+    rules,
+)
+
+Variant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=63)]
+
+
+class Serving(ApiModel):
+    """How the model is served on each node."""
+
+    name: Annotated[
+        ShortName | None,
+        Field(
+            description="Name under which clients ask for the model; immutable. Absent: metadata.name. The model is always "
+            "served as <namespace>.<name> too. Where two deployments want one name on a node, who serves keeps it and the "
+            "other reports ServingNameTaken."
+        ),
+    ] = None
+    runtime: Annotated[
+        Literal["Linnet", "Files"],
+        Field(
+            description="Linnet: linnet-server answers the Open Inference Protocol. Files: verified files and an atomic "
+            "'current' for a program of your own."
+        ),
+    ] = "Linnet"
+    threads: Annotated[
+        int,
+        Field(description="Threads of one inference session, 1 to 256. Default 1.", ge=1, le=256),
+    ] = 1
+    instances: Annotated[
+        int, Field(description="Inference sessions side by side, 1 to 64. Default 1.", ge=1, le=64)
+    ] = 1
+
+
+class Resources(ApiModel):
+    """What the model needs on a node."""
+
+    memory: Annotated[
+        Quantity | None,
+        Field(
+            description="Memory of one loaded revision, such as 512Mi. Absent: not checked beforehand."
+        ),
+    ] = None
+    disk: Annotated[
+        Quantity | None,
+        Field(
+            description="Disk of one revision, such as 2Gi. Absent: the sizes in the manifest count."
+        ),
+    ] = None
+
+
+class ModelDeploymentSpec(ApiModel):
+    """The wanted model, and for which nodes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.source.startsWith('oci://') || has(self.digest)",
+                "digest is required for https and file sources: nothing else says which bytes are meant",
+            ),
+            (
+                "(has(self.serving) && has(self.serving.name)) == (has(oldSelf.serving) && has(oldSelf.serving.name)) "
+                "&& (!has(self.serving) || !has(self.serving.name) || self.serving.name == oldSelf.serving.name)",
+                "serving.name is immutable: clients ask for it; make a second ModelDeployment and move them over",
+            ),
+        )
+    )
+
+    source: Annotated[
+        str,
+        Field(
+            description="Where the model lies: oci://registry/path:tag, oci://registry/path@sha256:..., https://... or "
+            "file:///... A tag is resolved once, when the revision is cut; a tag that moves later changes nothing.",
+            pattern=r"^(oci|https|file)://[^\s]+$",
+            min_length=8,
+            max_length=512,
+        ),
+    ]
+    digest: Annotated[
+        Digest | None,
+        Field(
+            description="Digest of the artifact, sha256:<64 hex>. Required for https and file; pins the tag of an oci source."
+        ),
+    ] = None
+    nodes: Annotated[
+        NodeSelector,
+        Field(description="Which Nodes shall have the model; a label selector, not empty."),
+    ]
+    policy_ref: Annotated[
+        Ref | None,
+        Field(
+            description="RolloutPolicy in the same namespace. Absent: the built-in policy (one node, 10 %, 50 %, 100 %; errors "
+            "compared with each node's own history; roll back)."
+        ),
+    ] = None
+    serving: Annotated[Serving, Field(description="How the model is served on each node.")] = (
+        Serving()
+    )
+    resources: Annotated[Resources, Field(description="What the model needs on a node.")] = (
+        Resources()
+    )
+    variants: Annotated[
+        tuple[Variant, ...],
+        Field(
+            description="Variants in order of preference, such as onnx-int8, onnx. Empty: whatever the artifact has.",
+            max_length=16,
+            json_schema_extra=ATOMIC,
+        ),
+    ] = ()
+    paused: Annotated[
+        bool,
+        Field(
+            description="Git's brake: true stops every new move; what is active stays. It beats the CLI's resume. A rollback "
+            "goes on all the same. Default false."
+        ),
+    ] = False
+    removal: Annotated[
+        Literal["Keep", "Unload"],
+        Field(
+            description="What a deletion of this object means for nodes. Keep (default): they serve on. Unload: they are told "
+            "to unload, and the deletion waits until they have."
+        ),
+    ] = "Keep"
+    revision_history_limit: Annotated[
+        int,
+        Field(
+            description="How many old ControllerRevisions are kept, 1 to 100, default 10. One that a NodeModel names is never "
+            "deleted.",
+            ge=1,
+            le=100,
+        ),
+    ] = 10
+
+
+class RevisionStatus(ApiModel):
+    """A revision and what it names."""
+
+    revision: Annotated[
+        Revision, Field(description="Hash of the revision's content; also the metric label.")
+    ]
+    number: Annotated[
+        int, Field(description="Running number for people, from 1.", ge=1, le=2**31 - 1)
+    ]
+    digest: Annotated[Digest, Field(description="Digest of the artifact (OCI manifest or index).")]
+
+
+class Condemned(ApiModel):
+    """A digest that was taken back, and is not tried again by itself."""
+
+    digest: Annotated[Digest, Field(description="Digest of the artifact that was judged bad.")]
+    rollout: Annotated[ObjectName, Field(description="The ModelRollout that judged it.")]
+    reason: Annotated[Sentence, Field(description="Why, in a sentence.")]
+    at: Annotated[Time, Field(description="When it was condemned.")]
+
+
+class NodeCounts(ApiModel):
+    """How many nodes are where; every number is a count of nodes."""
+
+    matched: Annotated[int, Field(description="Nodes that match the selector.", ge=0, le=10**6)] = 0
+    eligible: Annotated[
+        int,
+        Field(
+            description="Matched nodes with a ModelHost that are neither deferred nor incompatible.",
+            ge=0,
+            le=10**6,
+        ),
+    ] = 0
+    on_candidate: Annotated[
+        int, Field(description="Nodes that are active on the newest revision.", ge=0, le=10**6)
+    ] = 0
+    deferred: Annotated[
+        int,
+        Field(
+            description="Nodes not seen for a while; they catch up by themselves.", ge=0, le=10**6
+        ),
+    ] = 0
+    silent: Annotated[
+        int, Field(description="Nodes that took the candidate and were lost since.", ge=0, le=10**6)
+    ] = 0
+    refused: Annotated[
+        int, Field(description="Nodes whose trust refused the newest revision.", ge=0, le=10**6)
+    ] = 0
+    incompatible: Annotated[
+        int, Field(description="Nodes that cannot run any variant.", ge=0, le=10**6)
+    ] = 0
+
+
+class ModelDeploymentStatus(ApiModel):
+    """Where the deployment is."""
+
+    observed_generation: Annotated[
+        int,
+        Field(
+            description="The generation that this status speaks of; -1: nobody has looked yet.",
+            ge=-1,
+            le=2**53,
+        ),
+    ] = -1
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            description="Ready is always present; Reconciling or Stalled beside it; Paused where a person is waited for.",
+            max_length=8,
+            json_schema_extra=map_list("type"),
+        ),
+    ] = ()
+    stable: Annotated[
+        RevisionStatus | None,
+        Field(description="The revision that the fleet goes back to. Absent: none yet."),
+    ] = None
+    candidate: Annotated[
+        RevisionStatus | None,
+        Field(description="The revision that is being rolled out. Absent: none."),
+    ] = None
+    rollout: Annotated[
+        ObjectName | None,
+        Field(description="The newest ModelRollout, running or ended. Absent: none yet."),
+    ] = None
+    condemned: Annotated[
+        tuple[Condemned, ...],
+        Field(
+            description="Digests that were taken back. They are not tried again until the spec names another or a person "
+            "says retry.",
+            max_length=64,
+            json_schema_extra=map_list("digest"),
+        ),
+    ] = ()
+    nodes: Annotated[NodeCounts, Field(description="How many nodes are where.")] = NodeCounts()
+    nodes_short: Annotated[
+        str | None,
+        Field(
+            description="Nodes on the newest revision of those eligible, such as 12/40.",
+            max_length=24,
+        ),
+    ] = None
+    step_short: Annotated[
+        str | None,
+        Field(description="Step of steps, such as 2/4. Absent: no rollout runs.", max_length=24),
+    ] = None
+    waiting_for: Annotated[
+        WaitingFor | None, Field(description="What it waits for. Absent: for nothing.")
+    ] = None
+    reason: Annotated[Word | None, Field(description="The reason of Ready, for short.")] = None
