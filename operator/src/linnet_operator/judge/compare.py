@@ -1,0 +1,486 @@
+"""The comparison: an own-history negative-binomial e-process over the nodes of a step.
+
+Every node is its own control (its rate before the change), corrected by what the stable nodes do
+now. The e-value is a ratio of two predictive distributions of all data so far, so a look may be
+taken after every scrape.
+
+Rules:
+- Everything uncertain makes the judge slower, never faster.
+- The order of the nodes does not matter, not even in the last bit.
+- What is no measurement (None, NaN, negative, more failures than requests) never leads to a Pass.
+- One node does not turn a fleet: with five and more candidates a Fail survives leaving any one out.
+- Nothing overflows: all products are sums of logarithms, good for a billion requests.
+
+Source: ``research/progressive-delivery.md``, section 5c. Departures: the linear burst term divides
+by the intervals once (the prototype did it twice), an assumed rise never exceeds all requests, and
+without stable nodes the fleet factor is 1 with the spread that two pseudo-failures give it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import exp, fsum, inf, log, log1p, sqrt
+
+from linnet_operator.judge.learned import Learned, is_count, is_usable
+from linnet_operator.judge.verdicts import Verdict
+
+# The rises that the e-value looks for, as factors.
+RISES = (1.5, 2.0, 3.0, 6.0, 12.0)
+# What `excluded` can say; a closed list, so that a figure does not flicker from look to look.
+EXCLUDABLE = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
+FLEET_TROUBLE_FACTOR = 2.0
+# Constants tuned on the benchmark family of the research report, 5d.
+SPREAD_FLOOR = 0.05
+ROWS_CARE = 2.0
+FACTOR_CARE = 0.25
+PLACEBO_WEIGHT = 4.0
+FACTOR_PRIOR = 2.0
+# 41 points over plus and minus four standard deviations.
+_POINTS = tuple(-4.0 + 0.2 * index for index in range(41))
+_POINT_WEIGHTS = tuple(-z * z / 2.0 for z in _POINTS)
+# No rise is assumed beyond this part of all requests.
+_NEARLY_ALL = 0.98
+# All requests fail: no statistics are needed.
+_ALL_FAIL_SHARE = 0.9
+_ALL_FAIL_REQUESTS = 20.0
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCount:
+    """What one node counted in this step: None where nothing was measured.
+
+    Attributes:
+        node: The node's name.
+        failures: Failures (or slow, or wrong answers) since the step began for this node.
+        requests: Requests (or labelled answers) in the same time.
+        seconds: How long that time is.
+    """
+
+    node: str
+    failures: float | None
+    requests: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detect:
+    """The rise to be excluded: the larger of ``factor`` x expected and ``floor`` of requests."""
+
+    factor: float
+    floor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLook:
+    """One candidate's counts beside what was expected of it."""
+
+    node: str
+    failures: float
+    requests: float
+    expected: float
+    history_windows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricLook:
+    """What one look at one metric says. All figures are rounded, and the verdict rests on them.
+
+    Attributes:
+        verdict: This metric alone, at the line of the whole step.
+        log_e: Natural logarithm of the evidence of harm; 0 is none either way.
+        line: Natural logarithm of the line at which a rollout is taken back: steps / alpha.
+        log_excluding: Evidence against the rise that ``detect`` names; excluded from ``line`` on.
+        rise: That rise, in failures per request on top of what is expected.
+        excluded: The smallest factor from which on a rise is excluded; None when none is.
+        fleet_factor: What the stable nodes do now, by their own history.
+        failures: Of all candidates.
+        requests: Of all candidates.
+        expected: Failures expected of all candidates.
+        all_fail: Nearly all requests fail where few were expected to: needs no statistics.
+        stable_nodes: How many stable nodes the factor rests on.
+        missing: Nodes that should report and do not.
+        idle: Candidates that report no request.
+        without_history: Candidates judged by the fleet's rate, as they have no history.
+        candidates: Per node.
+    """
+
+    verdict: Verdict
+    log_e: float = 0.0
+    line: float
+    log_excluding: float = 0.0
+    rise: float = 0.0
+    excluded: float | None = None
+    fleet_factor: float = 1.0
+    failures: float = 0.0
+    requests: float = 0.0
+    expected: float = 0.0
+    all_fail: bool = False
+    stable_nodes: int = 0
+    missing: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+    without_history: tuple[str, ...] = ()
+    candidates: tuple[NodeLook, ...] = ()
+
+
+def look(
+    learned: Learned,
+    candidates: Sequence[NodeCount],
+    stable: Sequence[NodeCount],
+    *,
+    alpha: float,
+    steps: int,
+    detect: Detect,
+) -> MetricLook:
+    """Compare the candidates with their own past and with the stable nodes now.
+
+    Args:
+        learned: The frozen parameters of this metric.
+        candidates: The nodes that serve the candidate, counts since the step began for each.
+        stable: The nodes that serve the stable revision, counts since the step began.
+        alpha: The chance to take a good model back, over the whole rollout.
+        steps: How many steps share ``alpha``.
+        detect: The rise that must be excluded before a Pass.
+
+    Returns:
+        The look. Only Pass lets a step advance.
+    """
+    line = decision_line(alpha=alpha, steps=steps)
+    model = build_model(learned, candidates, stable)
+    if model is None:
+        missing = tuple(sorted(row.node for row in candidates if not _is_measured(row)))
+        verdict = Verdict.PARTIAL if missing and len(missing) < len(candidates) else Verdict.NO_DATA
+        return MetricLook(verdict=verdict, line=line, missing=missing)
+    rise = named_rise(model, detect)
+    log_e = _rounded(model.log_evidence())
+    log_excluding = _rounded(model.log_excluding(rise, log_e=log_e))
+    failures = fsum(row.failures for row in model.rows)
+    requests = fsum(row.requests for row in model.rows)
+    expected = fsum(row.expected for row in model.rows)
+    result = MetricLook(
+        verdict=Verdict.UNDECIDED,
+        log_e=log_e,
+        line=line,
+        log_excluding=log_excluding,
+        rise=_rounded(rise),
+        excluded=_excluded(model, log_e=log_e, line=line),
+        fleet_factor=_rounded(model.fleet_factor),
+        failures=failures,
+        requests=requests,
+        expected=_rounded(expected),
+        all_fail=(
+            requests >= _ALL_FAIL_REQUESTS
+            and failures >= _ALL_FAIL_SHARE * requests
+            and expected <= _ALL_FAIL_SHARE / 2.0 * requests
+        ),
+        stable_nodes=model.stable_nodes,
+        missing=model.missing,
+        idle=tuple(row.node for row in model.rows if row.requests <= 0.0),
+        without_history=tuple(row.node for row in model.rows if not row.history_windows),
+        candidates=tuple(
+            NodeLook(
+                node=row.node,
+                failures=row.failures,
+                requests=row.requests,
+                expected=_rounded(row.expected),
+                history_windows=row.history_windows,
+            )
+            for row in model.rows
+        ),
+    )
+    return replace(result, verdict=_verdict(result, candidates=len(candidates)))
+
+
+def decision_line(*, alpha: float, steps: int) -> float:
+    """Return the logarithm of the evidence at which one of ``steps`` is decided."""
+    assert 0.0 < alpha < 1.0, alpha
+    assert steps >= 1, steps
+    return _rounded(log(steps / alpha))
+
+
+def combine(log_es: Sequence[float]) -> float:
+    """Return the logarithm of the average of e-values: valid whatever their dependence."""
+    if not log_es:
+        return 0.0
+    return _rounded(log_sum(sorted(log_es)) - log(len(log_es)))
+
+
+def named_rise(model: "Model", detect: Detect) -> float:
+    """Return the rise that ``detect`` names, in failures per request beyond the expected."""
+    requests = fsum(row.requests for row in model.rows)
+    expected = fsum(row.expected for row in model.rows)
+    rate = min(1.0, expected / requests) if requests > 0.0 else min(1.0, model.rate)
+    # Where the rise would be more than all requests, halfway to all is harm enough.
+    return min(max((detect.factor - 1.0) * rate, detect.floor), (1.0 - rate) / 2.0)
+
+
+def log_sum(values: Sequence[float]) -> float:
+    """Return the logarithm of the sum of exponentials."""
+    top = max(values)
+    if top == -inf:
+        return -inf
+    return top + log(fsum(exp(value - top) for value in values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One candidate, ready to be weighed: NB with mean ``expected`` and shape ``shape``."""
+
+    node: str
+    failures: float
+    requests: float
+    expected: float
+    shape: float
+    history_windows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The predictive model of one look: rows of candidates, and the error that they share."""
+
+    rate: float
+    fleet_factor: float
+    factor_spread: float
+    rows: tuple[Row, ...]
+    stable_nodes: int
+    missing: tuple[str, ...] = ()
+
+    def shared_errors(self) -> list[tuple[float, float]]:
+        """Return the error of the factor at every point: (its logarithm, its inverse)."""
+        return [(self.factor_spread * z, exp(-self.factor_spread * z)) for z in _POINTS]
+
+    def log_marginal(self, rise: Callable[[Row], float]) -> float:
+        """Return the log probability of the counts (up to a constant) under a rise per node."""
+        return _integrate(_totals(_terms_by_row(self.rows, rise, self.shared_errors())))
+
+    def log_evidence(self) -> float:
+        """Return the logarithm of the e-value of harm."""
+        null = self.log_marginal(_no_rise)
+        terms = [self.log_marginal(rise) - null for rise in self.assumed_rises()]
+        return log_sum(terms) - log(len(terms))
+
+    def log_evidence_without_each(self) -> dict[str, float]:
+        """Return the log e-value that is left when that candidate is left out, by node."""
+        errors = self.shared_errors()
+        columns = [_terms_by_row(self.rows, rise, errors) for rise in self.assumed_rises()]
+        null = _terms_by_row(self.rows, _no_rise, errors)
+        totals = [_totals(column) for column in columns]
+        null_total = _totals(null)
+        remaining = {}
+        for index, row in enumerate(self.rows):
+            base = _integrate(_less(null_total, null[index]))
+            terms = [
+                _integrate(_less(total, column[index])) - base
+                for total, column in zip(totals, columns, strict=True)
+            ]
+            remaining[row.node] = _rounded(log_sum(terms) - log(len(terms)))
+        return remaining
+
+    def log_excluding(self, rise: float, *, log_e: float) -> float:
+        """Return the log evidence against a rise by ``rise`` failures per request on every node.
+
+        The other side is half "no rise" and half the mixture that the e-value is made of.
+        """
+        against = self.log_marginal(lambda row: _capped(rise * row.requests, row))
+        return log_sum((0.0, log_e)) - log(2.0) + self.log_marginal(_no_rise) - against
+
+    def assumed_rises(self) -> list[Callable[[Row], float]]:
+        """Return what harm may look like: worse by a factor, or by a share of all requests."""
+        mean = self.rate * self.fleet_factor
+        rises: list[Callable[[Row], float]] = []
+        for factor in RISES:
+            more = factor - 1.0
+            rises.append(lambda row, more=more: _capped(more * row.expected, row))  # type: ignore[misc] # a bound default is how a loop variable is kept
+            rises.append(lambda row, more=more: _capped(more * mean * row.requests, row))  # type: ignore[misc] # the same
+        return rises
+
+
+def build_model(
+    learned: Learned, candidates: Sequence[NodeCount], stable: Sequence[NodeCount]
+) -> Model | None:
+    """Return the model of one look, or None when no candidate has measured a request."""
+    own = {node.node: node for node in learned.nodes}
+    prior_requests = learned.shape / learned.rate
+
+    def past(node: str) -> tuple[float, float, int]:
+        history = own.get(node)
+        if history is None:
+            return learned.shape, prior_requests, 0
+        return (
+            learned.shape + history.failures,
+            prior_requests + history.requests,
+            history.windows,
+        )
+
+    measured = _measured(candidates)
+    steady = _measured(stable)
+    if not any(requests > 0.0 for _, _, requests, _ in measured):
+        return None
+    missing = sorted(
+        {row.node for row in (*candidates, *stable)}
+        - {row[0] for row in measured}
+        - {row[0] for row in steady}
+    )
+
+    stable_failures = fsum(failures for _, failures, _, _ in steady)
+    stable_expected = fsum(
+        requests * past(node)[0] / past(node)[1] for node, _, requests, _ in steady
+    )
+    factor = (stable_failures + FACTOR_PRIOR) / (stable_expected + FACTOR_PRIOR)
+    care_burst = 1.0 + ROWS_CARE / sqrt(learned.burst_rows)
+    care_drift = 1.0 + ROWS_CARE / sqrt(learned.drift_rows)
+
+    def predict(node: str, requests: float, seconds: float) -> tuple[float, float, float, int]:
+        """Return (prior shape, expected failures, relative spread, windows) of one node."""
+        shape, past_requests, windows = past(node)
+        expected = max(_TINY, requests * shape / past_requests * factor)
+        intervals = max(1.0, seconds / learned.interval_s)
+        per_failure = requests / expected
+        burst = max(learned.burst_quadratic, learned.burst_linear * per_failure) / intervals
+        drift = max(learned.drift_quadratic, learned.drift_linear * per_failure)
+        spread = (
+            burst * care_burst
+            + drift * (1.0 + 1.0 / max(1, windows)) * care_drift
+            + SPREAD_FLOOR**2
+            + FACTOR_CARE * log(factor) ** 2
+        )
+        return shape, expected, spread, windows
+
+    # The placebo: how far the stable nodes themselves are off what their history says.
+    placebo = [
+        (failures, *predict(node, requests, seconds)[:3])
+        for node, failures, requests, seconds in steady
+        if requests > 0.0
+    ]
+    excess = fsum((x - e) ** 2 - e - e * e / shape for x, shape, e, _ in placebo)
+    squares = fsum(e * e for _, _, e, _ in placebo)
+    fourth = fsum(e**4 for _, _, e, _ in placebo)
+    carried = squares * squares / fourth if fourth > 0.0 else 0.0
+    seen = 0.0
+    if placebo:
+        seen = max(0.0, excess / max(squares, _TINY))
+        seen *= 1.0 + ROWS_CARE / sqrt(max(1.0, carried))
+
+    def widened(spread: float) -> float:
+        pooled = (carried * seen + PLACEBO_WEIGHT * spread) / (carried + PLACEBO_WEIGHT)
+        return max(spread, pooled)
+
+    total = fsum(e for _, _, e, _ in placebo)
+    own_error = fsum((widened(spread) + 1.0 / shape) * e * e for _, shape, e, spread in placebo)
+    variance = 1.0 / (stable_failures + FACTOR_PRIOR) + own_error / max(_TINY, total) ** 2
+    rows = []
+    for node, failures, requests, seconds in measured:
+        shape, expected, spread, windows = predict(node, requests, seconds)
+        rows.append(
+            Row(
+                node=node,
+                failures=failures,
+                requests=requests,
+                expected=expected,
+                shape=1.0 / (1.0 / shape + widened(spread)),
+                history_windows=windows,
+            )
+        )
+    return Model(
+        rate=learned.rate,
+        fleet_factor=factor,
+        factor_spread=sqrt(log1p(min(variance, 4.0))),
+        rows=tuple(rows),
+        stable_nodes=len(placebo),
+        missing=tuple(missing),
+    )
+
+
+def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
+    if result.log_e >= result.line or result.all_fail:
+        in_trouble = result.fleet_factor > FLEET_TROUBLE_FACTOR and not result.all_fail
+        return Verdict.FLEET_TROUBLE if in_trouble else Verdict.FAIL
+    if result.fleet_factor > FLEET_TROUBLE_FACTOR:
+        return Verdict.FLEET_TROUBLE
+    if result.missing:
+        return Verdict.PARTIAL
+    if 2 * len(result.idle) > candidates:
+        return Verdict.UNDECIDED
+    return Verdict.PASS if result.log_excluding >= result.line else Verdict.UNDECIDED
+
+
+def _excluded(model: Model, *, log_e: float, line: float) -> float | None:
+    """Return the smallest factor of the closed list from which on a rise is excluded."""
+    requests = fsum(row.requests for row in model.rows)
+    rate = min(1.0, fsum(row.expected for row in model.rows) / requests)
+
+    def is_excluded(factor: float) -> bool:
+        return model.log_excluding((factor - 1.0) * rate, log_e=log_e) >= line
+
+    low, high = 0, len(EXCLUDABLE)
+    while low < high:
+        middle = (low + high) // 2
+        if is_excluded(EXCLUDABLE[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return EXCLUDABLE[low] if low < len(EXCLUDABLE) else None
+
+
+def _is_measured(row: NodeCount) -> bool:
+    return is_usable(row.failures, row.requests) and is_count(row.seconds)
+
+
+def _measured(rows: Sequence[NodeCount]) -> list[tuple[str, float, float, float]]:
+    """Return (node, failures, requests, seconds) of the rows that are measurements, by name."""
+    usable = [
+        (row.node, float(row.failures), float(row.requests), float(row.seconds))
+        for row in rows
+        if _is_measured(row) and row.failures is not None and row.requests is not None
+    ]
+    return sorted(usable)
+
+
+def _capped(rise: float, row: Row) -> float:
+    return max(0.0, min(rise, _NEARLY_ALL * row.requests - row.expected))
+
+
+def _no_rise(_row: Row) -> float:
+    return 0.0
+
+
+def _row_terms(row: Row, rise: float, errors: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the log NB kernel of one row at every point of the shared error.
+
+    The kernel mean^x / (shape + mean)^(x + shape) is written with log1p, so that a billion
+    failures lose no digits.
+    """
+    mean = row.expected + rise
+    log_mean = log(mean)
+    both = row.failures + row.shape
+    shape = row.shape
+    ratio = shape / mean
+    return [-both * log1p(ratio * inverse) - shape * (log_mean + by) for by, inverse in errors]
+
+
+def _terms_by_row(
+    rows: Sequence[Row],
+    rise: Callable[[Row], float],
+    errors: Sequence[tuple[float, float]],
+) -> list[list[float]]:
+    return [_row_terms(row, rise(row), errors) for row in rows]
+
+
+def _totals(terms: Sequence[Sequence[float]]) -> list[float]:
+    return [fsum(column) for column in zip(*terms, strict=True)]
+
+
+def _less(total: Sequence[float], one: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(total, one, strict=True)]
+
+
+def _integrate(terms: Sequence[float]) -> float:
+    weighted = [weight + term for weight, term in zip(_POINT_WEIGHTS, terms, strict=True)]
+    return log_sum(weighted) - _LOG_NORM
+
+
+def _rounded(value: float) -> float:
+    """Round to what a record shows, so that the last bit of a math library decides nothing."""
+    return round(value, 6)
+
+
+_LOG_NORM = log_sum(_POINT_WEIGHTS)
