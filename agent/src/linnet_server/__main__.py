@@ -1,0 +1,53 @@
+"""`linnet-server`: parse the flags, read the settings, run the process.
+
+- `--help` imports nothing but argparse.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    flags = vars(_parser().parse_args(argv))
+    print_config = flags.pop("print_config")
+    # NumPy's BLAS would start a thread a core and reserve their buffers; nothing here uses it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from linnet_server import command  # noqa: PLC0415 - a quarter of a second that --help can spare
+
+    return command.run_server(flags, print_config=print_config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="linnet-server",
+        description="Serves the models that the node's agent has activated, over the Open "
+        "Inference Protocol v2. Every flag is also an environment variable: --max-queue is "
+        "LINNET_SERVER_MAX_QUEUE.",
+    )
+    add = parser.add_argument
+    add("--root", metavar="DIR", help="the node's directory (default /var/lib/linnet)")
+    add("--http", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:8080)")
+    add("--control", metavar="SOCK", help="the agent's socket (default DIR/run/server.sock)")
+    add("--port-file", metavar="FILE", help="where to write the port, once listening")
+    add("--threads", metavar="N", help="upper bound on the threads of one run (default: cores)")
+    add("--max-queue", metavar="N", help="requests that may wait for one model (default 128)")
+    add("--deadline-s", metavar="S", help="seconds until a run is given up (default 30)")
+    add("--drain-s", metavar="S", help="seconds that running requests get at the end (default 30)")
+    add("--max-body-bytes", metavar="N", help="largest request body (default 64 MiB)")
+    add("--model", metavar="NAME=PATH", action="append", help="serve a bare file, without an agent")
+    add(
+        "--allow-unverified",
+        action="store_const",
+        const=True,
+        help="needed with --model: nothing has verified that file",
+    )
+    add("--print-config", action="store_true", help="print the effective settings and exit")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The process: two listeners on one loop, the catalog between them, a clean start and a clean end.
+
+- Both listeners are up before anything is loaded: live is not ready.
+- The port file appears when both listen.
+- SIGTERM: not ready from now on, no new connections, requests under way end, exit 0.
+- A control socket that is left over from a kill is replaced; one that answers belongs to another
+  server, and is not.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from linnet_server.asgi import App
+from linnet_server.catalog import Catalog
+from linnet_server.control import ControlApp
+from linnet_server.metrics import Metrics
+from linnet_server.public import PublicApp
+from linnet_server.records import unverified_revision
+from linnet_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what to do."""
+
+
+async def serve(settings: Settings) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: An address is taken, or the control socket cannot be made.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    with _bind_tcp(*settings.http_address) as http_socket, contextlib.ExitStack() as cleanup:
+        control_socket = None
+        if settings.control_path is not None:
+            control_socket = cleanup.enter_context(_bind_unix(settings.control_path))
+        async with asyncio.TaskGroup() as background:
+            await _run(settings, http_socket, control_socket, stopping, background)
+    log.info("server.stopped")
+
+
+async def _run(
+    settings: Settings,
+    http_socket: socket.socket,
+    control_socket: socket.socket | None,
+    stopping: asyncio.Event,
+    background: asyncio.TaskGroup,
+) -> None:
+    metrics = Metrics()
+    catalog = Catalog(
+        metrics,
+        spawn=background.create_task,
+        max_threads=settings.threads,
+        max_queue=settings.max_queue,
+        drain_s=settings.drain_s,
+    )
+    public = PublicApp(
+        catalog,
+        metrics,
+        deadline_s=settings.deadline_s,
+        max_body_bytes=settings.max_body_bytes,
+        stopping=stopping,
+    )
+    listeners = [_Listener(public, http_socket, stopping, settings.drain_s)]
+    if control_socket is not None:
+        control = ControlApp(catalog, settings.root.resolve())
+        listeners.append(_Listener(control, control_socket, stopping, settings.drain_s))
+    port = http_socket.getsockname()[1]
+    async with asyncio.TaskGroup() as tasks:
+        for listener in listeners:
+            tasks.create_task(listener.serve([listener.socket]))
+        for listener in listeners:
+            await listener.listening.wait()
+        if settings.port_file is not None:
+            _write_port(settings.port_file, port)
+        log.info("server.listening", extra={"port": port, "pid": os.getpid()})
+        boot = tasks.create_task(_boot(catalog, settings))
+        await stopping.wait()
+        boot.cancel()
+    await catalog.close()
+
+
+async def _boot(catalog: Catalog, settings: Settings) -> None:
+    bare = [unverified_revision(name, path) for name, path in sorted(settings.model.items())]
+    await catalog.boot(None if settings.standalone else settings.root.resolve(), bare)
+
+
+class _Listener(uvicorn.Server):
+    """One listener of several in a process: signals are not its business, and it does not poll."""
+
+    def __init__(
+        self, app: App, sock: socket.socket, stopping: asyncio.Event, drain_s: float
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                date_header=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(drain_s)),
+            )
+        )
+        self.socket = sock
+        self.listening = asyncio.Event()
+        self._stopping = stopping
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's signals alone."""
+        yield
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own wakes up ten times a second to look."""
+        self.listening.set()
+        await self._stopping.wait()
+        self.should_exit = True
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+
+
+@contextlib.contextmanager
+def _bind_unix(path: Path) -> Iterator[socket.socket]:
+    """Yield a socket that listens at ``path``, mode 0600 from its first moment; then remove it."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(path)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen()
+    except OSError as exc:
+        listener.close()
+        reason = "the path is too long" if exc.errno is None else exc.strerror
+        raise StartError(f"cannot make the control socket {path}: {reason}") from exc
+    inode = path.stat().st_ino
+    try:
+        yield listener
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == inode:
+                path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f"{path} is there, and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+            return
+    raise StartError(f"another server answers on {path}")
+
+
+def _write_port(path: Path, port: int) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(f"{port}\n")
+    draft.replace(path)

@@ -1,0 +1,445 @@
+"""What this node serves: deployments, their active and staged revisions, and the swap between them.
+
+- A swap loads beside, flips one reference, drains the old revision by counting its requests, and
+  frees it. A request that has picked a revision keeps it to its end: none fails because of a swap.
+- Only the loop's thread touches the catalog. Between looking and flipping there is no await.
+- One model loads at a time: two at once would double the peak of memory.
+- A name belongs to who has it, active or staged; the other deployment is refused.
+- A `current` that cannot be loaded is kept as a fact: it is reported, the server is not ready, the
+  others serve.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from linnet_server.errors import (
+    ControlError,
+    NotFoundError,
+    NotReadyError,
+    NotStagedError,
+    ServingNameTakenError,
+)
+from linnet_server.feedback import RecentAnswers
+from linnet_server.lane import Lane
+from linnet_server.metrics import Metrics, Outcome, RevisionMetrics
+from linnet_server.records import (
+    DeploymentKey,
+    RevisionFiles,
+    ServingRecord,
+    list_current,
+    read_revision,
+)
+from linnet_server.sessions import PLATFORM, Session, WarmUp, load_session
+
+log = logging.getLogger(__name__)
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+"""Starts a task in the process's TaskGroup."""
+
+
+class LoadedRevision:
+    """A revision in memory: its session, its lane, and who is using it."""
+
+    metrics: RevisionMetrics
+    """Bound when the revision is activated: where it is merely staged it has no series."""
+
+    def __init__(self, record: ServingRecord, session: Session, lane: Lane) -> None:
+        self.record: Final = record
+        self.session: Final = session
+        self.lane: Final = lane
+        self.load_s = 0.0
+        self.requests = 0
+        self.failures = 0
+        self.head: Final = {
+            "model_name": record.serving_name,
+            "model_version": record.revision,
+            "parameters": {"revision": record.revision, "model_digest": record.model_digest},
+        }
+        self.headers: Final = (
+            (b"linnet-revision", record.revision.encode()),
+            (b"linnet-model-digest", record.model_digest.encode()),
+        )
+        self._holders = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def holders(self) -> int:
+        """How many requests are using the revision."""
+        return self._holders
+
+    def hold(self) -> None:
+        """Keep the revision in memory until `release`."""
+        self._holders += 1
+        self._unused.clear()
+
+    def release(self) -> None:
+        """Let go of the revision."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._unused.set()
+
+    async def wait_unused(self) -> None:
+        """Return when nobody holds the revision."""
+        await self._unused.wait()
+
+    def count(self, outcome: Outcome, took_s: float) -> None:
+        """Count one request; a rejected one is not the model's and stays out of `requests`."""
+        self.metrics.requests[outcome].inc()
+        self.metrics.durations[outcome].observe(took_s)
+        if outcome is not Outcome.REJECTED:
+            self.requests += 1
+            self.failures += outcome is Outcome.FAILURE
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the model as the protocol describes it."""
+        return {
+            "name": self.record.serving_name,
+            "versions": [self.record.revision],
+            "platform": PLATFORM,
+            "inputs": [spec.metadata() for spec in self.session.inputs.values()],
+            "outputs": [spec.metadata() for spec in self.session.outputs.values()],
+            "parameters": self.head["parameters"],
+        }
+
+    def has_version(self, version: str) -> bool:
+        """Tell whether ``version`` means this revision: its hash, or its number."""
+        return version in (self.record.revision, str(self.record.number))
+
+
+@dataclasses.dataclass(slots=True)
+class Deployment:
+    """A deployment on this node.
+
+    Attributes:
+        key: Namespace and name.
+        lock: Held while its revisions change.
+        answers: The memory for feedback, across revisions.
+        active: What serves.
+        staged: What is loaded beside it.
+        record: What `current` says while it loads, or where it failed to.
+        failure: Why `current` could not be loaded.
+
+    A deployment that is removed stays, empty: somebody may be waiting for its lock.
+    """
+
+    key: DeploymentKey
+    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    answers: RecentAnswers = dataclasses.field(default_factory=RecentAnswers)
+    active: LoadedRevision | None = None
+    staged: LoadedRevision | None = None
+    record: ServingRecord | None = None
+    failure: ControlError | None = None
+
+
+class Catalog:
+    """All deployments of this node."""
+
+    def __init__(
+        self, metrics: Metrics, *, spawn: Spawn, max_threads: int, max_queue: int, drain_s: float
+    ) -> None:
+        self._metrics = metrics
+        self._spawn = spawn
+        self._max_threads = max_threads
+        self._max_queue = max_queue
+        self._drain_s = drain_s
+        self._deployments: dict[DeploymentKey, Deployment] = {}
+        self._routes: dict[str, Deployment] = {}
+        self._one_load = asyncio.Lock()
+        self._booting = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that this node should serve is served."""
+        return not self._booting and all(
+            deployment.active is not None or (deployment.record is None and not deployment.failure)
+            for deployment in self._deployments.values()
+        )
+
+    def find(self, name: str) -> Deployment:
+        """Return the deployment that clients call ``name``.
+
+        Raises:
+            NotFoundError: Nobody here has that name.
+        """
+        deployment = self._routes.get(name)
+        if deployment is None:
+            raise NotFoundError(f"no model '{name[:80]}' on this node")
+        return deployment
+
+    def pick(self, name: str, version: str | None = None) -> LoadedRevision:
+        """Return the revision that answers for ``name`` now.
+
+        Raises:
+            NotFoundError: Nobody here has that name, or it is not at that version.
+            NotReadyError: It is loading, or could not be loaded.
+        """
+        deployment = self.find(name)
+        active = deployment.active
+        if active is None:
+            why = deployment.failure or "it is loading"
+            raise NotReadyError(f"model '{name}' is not ready: {why}")
+        if version is not None and not active.has_version(version):
+            raise NotFoundError(
+                f"model '{name}' is at revision {active.record.revision}, not {version[:80]}"
+            )
+        return active
+
+    async def boot(self, root: Path | None, extra: list[RevisionFiles]) -> None:
+        """Load every `current` below ``root`` and the ``extra`` files, one after the other.
+
+        A revision that cannot be loaded is remembered as failed. Deployments that the agent has
+        changed meanwhile are left alone.
+        """
+        waiting: list[tuple[Deployment, RevisionFiles]] = []
+        for key, link in list_current(root) if root else ():
+            deployment = self._deployments.setdefault(key, Deployment(key))
+            try:
+                files = read_revision(link.parents[3], key, link)
+                self._claim(deployment, files.record)
+            except ControlError as exc:
+                self._fail(deployment, exc)
+            else:
+                waiting.append((deployment, files))
+        for files in extra:
+            deployment = self._deployments.setdefault(
+                files.record.key, Deployment(files.record.key)
+            )
+            self._claim(deployment, files.record)
+            waiting.append((deployment, files))
+        for deployment, files in waiting:
+            await self._boot_one(deployment, files)
+        self._booting = False
+        log.info("server.booted", extra={"models": len(self._deployments), "ready": self.ready})
+
+    async def stage(self, key: DeploymentKey, root: Path, directory: Path) -> LoadedRevision:
+        """Load the revision in ``directory`` beside the active one; twice is once.
+
+        Raises:
+            ControlError: It cannot be loaded, or its name belongs to another deployment. Nothing
+                has changed.
+        """
+        files = read_revision(root, key, directory)
+        deployment = self._deployments.setdefault(key, Deployment(key))
+        async with deployment.lock:
+            for loaded in (deployment.active, deployment.staged):
+                if loaded is not None and loaded.record == files.record:
+                    return loaded
+            self._check_names(deployment, files.record)
+            staged = await self._load(files)
+            try:
+                # Somebody may have taken the name while we loaded.
+                self._check_names(deployment, files.record)
+            except ServingNameTakenError:
+                self._retire(staged)
+                raise
+            self._retire(deployment.staged)
+            deployment.staged = staged
+        log.info("server.staged", extra=_facts(staged.record) | {"load_s": staged.load_s})
+        return staged
+
+    async def activate(self, key: DeploymentKey, revision: str) -> LoadedRevision:
+        """Let the staged ``revision`` serve; twice is once.
+
+        Raises:
+            NotStagedError: It is neither staged nor active.
+        """
+        deployment = self._deployments.get(key)
+        if deployment is None:
+            raise NotStagedError(f"nothing is staged for {key.namespace}/{key.deployment}")
+        async with deployment.lock:
+            active, staged = deployment.active, deployment.staged
+            if staged is not None and staged.record.revision == revision:
+                deployment.staged = None
+                self._flip(deployment, staged)
+                return staged
+            if active is not None and active.record.revision == revision:
+                return active
+            there = staged.record.revision if staged else "nothing"
+            raise NotStagedError(f"revision {revision[:80]} is not staged; {there} is")
+
+    async def unstage(self, key: DeploymentKey) -> None:
+        """Free the staged revision, where there is one."""
+        deployment = self._deployments.get(key)
+        if deployment is None:
+            return
+        async with deployment.lock:
+            staged, deployment.staged = deployment.staged, None
+            self._retire(staged)
+
+    async def remove(self, key: DeploymentKey) -> None:
+        """Stop serving a deployment, and free it."""
+        deployment = self._deployments.get(key)
+        if deployment is None:
+            return
+        async with deployment.lock:
+            self._drop_routes(deployment)
+            for loaded in (deployment.active, deployment.staged):
+                self._retire(loaded)
+            if deployment.active is not None:
+                self._metrics.mark_inactive(deployment.active.metrics)
+            deployment.active = deployment.staged = deployment.record = deployment.failure = None
+            deployment.answers = RecentAnswers()
+        log.info("server.removed", extra=dataclasses.asdict(key))
+
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what is loaded, as the control API says it."""
+        deployments = [self._deployments[key] for key in sorted(self._deployments)]
+        return {
+            "models": [
+                _describe(deployment)
+                for deployment in deployments
+                if deployment.active or deployment.record or deployment.failure
+            ],
+            "staged": [
+                _identity(deployment.key, deployment.staged.record)
+                | {"loadSeconds": deployment.staged.load_s}
+                for deployment in deployments
+                if deployment.staged
+            ],
+        }
+
+    async def close(self) -> None:
+        """Free everything; the listeners are closed and no request is under way."""
+        for key in list(self._deployments):
+            await self.remove(key)
+
+    async def _boot_one(self, deployment: Deployment, files: RevisionFiles) -> None:
+        async with deployment.lock:
+            if deployment.active or deployment.record != files.record:
+                return
+            try:
+                loaded = await self._load(files)
+            except ControlError as exc:
+                self._fail(deployment, exc)
+            else:
+                self._flip(deployment, loaded)
+
+    async def _load(self, files: RevisionFiles) -> LoadedRevision:
+        record = files.record
+        started_at = time.perf_counter()
+        async with self._one_load:
+            session, warm_up = await asyncio.to_thread(
+                _load_and_warm_up,
+                files.model_path,
+                variant=record.variant,
+                threads=min(record.threads, self._max_threads),
+            )
+        lane = Lane(session, instances=record.instances, max_queue=self._max_queue, warm_up=warm_up)
+        loaded = LoadedRevision(record, session, lane)
+        loaded.load_s = round(time.perf_counter() - started_at, 4)
+        return loaded
+
+    def _flip(self, deployment: Deployment, fresh: LoadedRevision) -> None:
+        """Let ``fresh`` serve. No await in here: a request sees the old revision or the new one."""
+        old = deployment.active
+        self._drop_routes(deployment)
+        deployment.active = fresh
+        deployment.record = deployment.failure = None
+        fresh.metrics = self._metrics.bind(fresh.record)
+        fresh.requests = fresh.failures = 0
+        for name in fresh.record.names:
+            self._routes[name] = deployment
+        if old is not None:
+            self._metrics.mark_inactive(old.metrics)
+        self._metrics.mark_active(fresh.metrics)
+        self._retire(old)
+        log.info("server.activated", extra=_facts(fresh.record))
+
+    def _retire(self, loaded: LoadedRevision | None) -> None:
+        if loaded is not None:
+            self._spawn(self._drain(loaded))
+
+    async def _drain(self, loaded: LoadedRevision) -> None:
+        """Free ``loaded`` when its last request has ended; warn where that takes long."""
+        try:
+            async with asyncio.timeout(self._drain_s):
+                await loaded.wait_unused()
+        except TimeoutError:
+            log.warning(
+                "server.drain.late", extra=_facts(loaded.record) | {"requests": loaded.holders}
+            )
+            await loaded.wait_unused()
+        loaded.lane.close()
+        await asyncio.to_thread(loaded.session.close)
+        log.info("server.freed", extra=_facts(loaded.record))
+
+    def _claim(self, deployment: Deployment, record: ServingRecord) -> None:
+        deployment.record = record
+        self._check_names(deployment, record)
+        for name in record.names:
+            self._routes[name] = deployment
+
+    def _check_names(self, deployment: Deployment, record: ServingRecord) -> None:
+        staged = {
+            name: other
+            for other in self._deployments.values()
+            if other.staged
+            for name in other.staged.record.names
+        }
+        for name in record.names:
+            for owner in (self._routes.get(name), staged.get(name)):
+                if owner is not None and owner is not deployment:
+                    raise ServingNameTakenError(
+                        f"'{name}' is served by {owner.key.namespace}/{owner.key.deployment} here"
+                    )
+
+    def _fail(self, deployment: Deployment, failure: ControlError) -> None:
+        deployment.failure = failure
+        log.error(
+            "server.boot.failed",
+            extra=dataclasses.asdict(deployment.key)
+            | {"reason": failure.reason, "message_text": str(failure)},
+        )
+
+    def _drop_routes(self, deployment: Deployment) -> None:
+        for name in [name for name, owner in self._routes.items() if owner is deployment]:
+            del self._routes[name]
+
+
+def _load_and_warm_up(path: Path, *, variant: str, threads: int) -> tuple[Session, WarmUp | None]:
+    session = load_session(path, variant=variant, threads=threads)
+    return session, session.warm_up()
+
+
+def _describe(deployment: Deployment) -> dict[str, Any]:
+    active = deployment.active
+    if active is not None:
+        return _identity(deployment.key, active.record) | {
+            "state": "Ready",
+            "requests": active.requests,
+            "failures": active.failures,
+        }
+    state: dict[str, Any] = {"state": "Loading", "requests": 0, "failures": 0}
+    if deployment.failure:
+        state |= {
+            "state": "Failed",
+            "reason": deployment.failure.reason,
+            "message": str(deployment.failure),
+        }
+    return _identity(deployment.key, deployment.record) | state
+
+
+def _identity(key: DeploymentKey, record: ServingRecord | None) -> dict[str, Any]:
+    return {
+        "namespace": key.namespace,
+        "deployment": key.deployment,
+        "servingName": record.serving_name if record else None,
+        "revision": record.revision if record else None,
+        "number": record.number if record else None,
+        "modelDigest": record.model_digest if record else None,
+    }
+
+
+def _facts(record: ServingRecord) -> dict[str, str]:
+    return {
+        "namespace": record.namespace,
+        "deployment": record.deployment,
+        "revision": record.revision,
+        "digest": record.model_digest,
+    }

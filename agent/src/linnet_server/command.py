@@ -1,0 +1,44 @@
+"""What `linnet-server` does once its flags are parsed: exit codes and sentences for people."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import pydantic
+import uvloop
+
+from linnet_server.app import StartError, serve
+from linnet_server.logs import configure_logging
+from linnet_server.settings import read_settings
+
+USAGE_ERROR: Final = 2
+
+
+def run_server(flags: Mapping[str, object], *, print_config: bool) -> int:
+    """Run the server until it is told to stop, and return the exit code."""
+    try:
+        settings = read_settings(flags)
+    except pydantic.ValidationError as exc:
+        for error in exc.errors(include_url=False):
+            where = "".join(f"{part}: " for part in error["loc"])
+            _complain(where + error["msg"])
+        return USAGE_ERROR
+    except ValueError as exc:
+        _complain(str(exc))
+        return USAGE_ERROR
+    if print_config:
+        sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
+        return 0
+    configure_logging()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except StartError as exc:
+        _complain(str(exc))
+        return 1
+    return 0
+
+
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"linnet-server: {sentence}\n")

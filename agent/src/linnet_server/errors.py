@@ -1,0 +1,156 @@
+"""What can go wrong in the server, by whose fault it is.
+
+::
+
+    ServerError
+    ├── ClientError            the client's fault: 4xx, outcome `rejected`
+    │   ├── BadRequestError         400
+    │   ├── NotFoundError           404
+    │   ├── MethodNotAllowedError   405
+    │   └── TooLargeError           413
+    ├── ServingError           the model's or the server's fault: 5xx, outcome `failure`
+    │   ├── ModelFailedError        500
+    │   ├── NotReadyError           503, with Retry-After
+    │   ├── OverloadedError         503, with Retry-After
+    │   └── DeadlineExceededError   504
+    └── ControlError           an order of the agent that cannot be carried out
+        ├── LoadFailedError         422
+        ├── NotOnnxError            422
+        ├── ServingNameTakenError   422
+        ├── InvalidOrderError       422
+        └── NotStagedError          409
+
+- Every error has a `status` for HTTP, a `reason` from a closed list and a `remedy` sentence.
+- The reasons of a ControlError are words of `linnet_api.reasons.NodeReason`: the agent reports them
+  as they are.
+"""
+
+from typing import ClassVar
+
+
+class ServerError(Exception):
+    """Something the server says no to."""
+
+    status: ClassVar[int] = 500
+    reason: ClassVar[str] = "ServerError"
+    remedy: ClassVar[str] = "See the server's log."
+    retry_after_s: ClassVar[int] = 0
+
+
+class ClientError(ServerError):
+    """The client's fault; it does not count against the model."""
+
+    status = 400
+
+
+class BadRequestError(ClientError):
+    """The request does not fit the protocol or the model's metadata."""
+
+    reason = "BadRequest"
+    remedy = "Compare the request with GET /v2/models/{name}."
+
+
+class NotFoundError(ClientError):
+    """No such model, version, request id or path."""
+
+    status = 404
+    reason = "NotFound"
+    remedy = "Models are served under their serving name and <namespace>.<serving name>."
+
+
+class MethodNotAllowedError(ClientError):
+    """The path exists, but not with this method."""
+
+    status = 405
+    reason = "MethodNotAllowed"
+    remedy = "Infer and feedback are POST, all else is GET."
+
+
+class TooLargeError(ClientError):
+    """The body is larger than the server accepts."""
+
+    status = 413
+    reason = "TooLarge"
+    remedy = "Send fewer rows at once, use binary tensors, or raise --max-body-bytes."
+
+
+class ServingError(ServerError):
+    """The model's or the server's fault; the judge counts it."""
+
+    status = 503
+
+
+class ModelFailedError(ServingError):
+    """The runtime raised on a request that fits the model's metadata."""
+
+    status = 500
+    reason = "ModelFailed"
+    remedy = (
+        "The message is the runtime's; the model does not accept values that its metadata allows."
+    )
+
+
+class NotReadyError(ServingError):
+    """The model is known, but loading or failed to load; or the server is stopping."""
+
+    reason = "NotReady"
+    remedy = "Try again; GET /control/models says why."
+    retry_after_s = 1
+
+
+class OverloadedError(ServingError):
+    """The model's queue is full."""
+
+    reason = "Overloaded"
+    remedy = "Send less, or raise serving.instances or --max-queue."
+    retry_after_s = 1
+
+
+class DeadlineExceededError(ServingError):
+    """The answer was not there in time."""
+
+    status = 504
+    reason = "DeadlineExceeded"
+    remedy = "Send fewer rows at once, or raise --deadline-s."
+
+
+class ControlError(ServerError):
+    """An order of the agent that cannot be carried out; nothing has changed."""
+
+    status = 422
+
+
+class LoadFailedError(ControlError):
+    """The runtime cannot load the model, or the protocol cannot carry its tensors."""
+
+    reason = "LoadFailed"
+    remedy = "Run the model with the same onnxruntime where it was made."
+
+
+class NotOnnxError(ControlError):
+    """The file is not an ONNX file."""
+
+    reason = "NotOnnx"
+    remedy = "Ship an .onnx file; other runtimes are not in this server."
+
+
+class ServingNameTakenError(ControlError):
+    """Another deployment on this node serves, or has staged, the same name; it keeps it."""
+
+    reason = "ServingNameTaken"
+    remedy = "Give one of the two another spec.serving.name."
+
+
+class InvalidOrderError(ControlError):
+    """The order names a directory that is no revision of that deployment in this server's root."""
+
+    reason = "InvalidOrder"
+    remedy = "Agent and server must share one root directory."
+
+
+class NotStagedError(ControlError):
+    """The revision to activate is not the staged one."""
+
+    status = 409
+    reason = "NotStaged"
+    remedy = "PUT it to /staged first."

@@ -1,0 +1,122 @@
+"""The way of requests into one session: how many run at once, how many wait, and where they run.
+
+- At most `instances` runs at once and `max_queue` waiting; the next one is refused at once (503),
+  so that a burst costs no memory and no stale answers.
+- A run that is known to be short happens on the loop itself: the hop to a thread and back costs
+  more than it does. Known means: a request of this many elements, or more, has been seen to take
+  less than `INLINE_S`. One that took longer lowers the bar below itself, one that was short in a
+  thread raises it, so a hiccup mends itself.
+- A run that misses its deadline is told to stop (between two nodes of its graph); its place is free
+  when it has.
+
+Batching, when it comes, is another lane; sessions and the data plane do not change.
+"""
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from linnet_server import ort
+from linnet_server.errors import DeadlineExceededError, OverloadedError
+from linnet_server.sessions import Session, WarmUp
+from linnet_server.tensors import Array
+
+INLINE_S: Final = 0.0003
+
+
+class Lane:
+    """The only caller of a session's runs."""
+
+    def __init__(
+        self, session: Session, *, instances: int, max_queue: int, warm_up: WarmUp | None
+    ) -> None:
+        self._session = session
+        self._places = instances + max_queue
+        self._taken = 0
+        # Threads start when they are first needed: a tiny model never gets any.
+        self._threads = concurrent.futures.ThreadPoolExecutor(instances, "linnet-run")
+        self._inline_elements = -1
+        if warm_up is not None:
+            self._learn(warm_up.elements, warm_up.best_s)
+
+    async def run(
+        self,
+        feeds: Mapping[str, Array],
+        names: Sequence[str],
+        *,
+        elements: int,
+        deadline_s: float,
+    ) -> list[Array]:
+        """Return the outputs ``names`` for ``feeds``.
+
+        Args:
+            feeds: One array for each input.
+            names: The wanted outputs.
+            elements: How many elements ``feeds`` hold: the measure of the work.
+            deadline_s: Seconds from now until the answer is of no use.
+
+        Raises:
+            ModelFailedError: The runtime raised.
+            OverloadedError: The queue is full.
+            DeadlineExceededError: It took too long.
+        """
+        if elements <= self._inline_elements:
+            started_at = time.perf_counter()
+            outputs = self._session.run(feeds, names)
+            self._learn(elements, time.perf_counter() - started_at)
+            return outputs
+        return await self._run_in_thread(feeds, names, elements, deadline_s)
+
+    def close(self) -> None:
+        """Start no more threads; what runs ends by itself."""
+        self._threads.shutdown(wait=False)
+
+    async def _run_in_thread(
+        self,
+        feeds: Mapping[str, Array],
+        names: Sequence[str],
+        elements: int,
+        deadline_s: float,
+    ) -> list[Array]:
+        if self._taken >= self._places:
+            raise OverloadedError(f"{self._taken} requests run or wait already")
+        options = ort.RunOptions()
+
+        def run() -> tuple[list[Array], float]:
+            started_at = time.perf_counter()
+            outputs = self._session.run(feeds, names, options)
+            return outputs, time.perf_counter() - started_at
+
+        self._taken += 1
+        job = self._threads.submit(run)
+        try:
+            async with asyncio.timeout(deadline_s):
+                outputs, took_s = await asyncio.wrap_future(job)
+        except TimeoutError as exc:
+            raise DeadlineExceededError(f"no answer within {deadline_s} s") from exc
+        finally:
+            self._leave(job, options)
+        self._learn(elements, took_s)
+        return outputs
+
+    def _leave(
+        self, job: concurrent.futures.Future[tuple[list[Array], float]], options: object
+    ) -> None:
+        """Free the place of ``job``, at once or when its thread has let go of it."""
+        if job.done():
+            self._taken -= 1
+            return
+        options.terminate = True  # type: ignore[attr-defined]  # onnxruntime has no types
+        loop = asyncio.get_running_loop()
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free))
+
+    def _free(self) -> None:
+        self._taken -= 1
+
+    def _learn(self, elements: int, took_s: float) -> None:
+        if took_s <= INLINE_S:
+            self._inline_elements = max(self._inline_elements, elements)
+        else:
+            self._inline_elements = min(self._inline_elements, elements - 1)

@@ -1,0 +1,133 @@
+"""The server's settings: flags first, then `LINNET_SERVER_*`, then defaults; read once, frozen.
+
+- What users decide about a model (threads, instances) is in the ModelDeployment, not here.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+import pydantic
+
+PREFIX: Final = "LINNET_SERVER_"
+
+_Address = Annotated[
+    str, pydantic.Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")
+]
+
+
+class Settings(pydantic.BaseModel):
+    """What one server process needs to know."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    root: Path = pydantic.Field(
+        default=Path("/var/lib/linnet"),
+        description="The node's directory, shared with the agent; the server only reads it.",
+    )
+    http: _Address = pydantic.Field(
+        default="127.0.0.1:8080",
+        description="Where clients and Prometheus reach the server; port 0 takes a free one. "
+        "Loopback by default: the protocol has no authentication.",
+    )
+    control: Path | None = pydantic.Field(
+        default=None,
+        description="The agent's Unix socket (mode 0600); default <root>/run/server.sock, "
+        "none with --model.",
+    )
+    port_file: Path | None = pydantic.Field(
+        default=None, description="Where to write the port, once the server listens."
+    )
+    threads: int = pydantic.Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        le=1024,
+        description="Upper bound on the threads of one run; default: the machine's cores. "
+        "A model asks for its own number, usually less.",
+    )
+    max_queue: int = pydantic.Field(
+        default=128,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for one model; more are refused with 503.",
+    )
+    deadline_s: float = pydantic.Field(
+        default=30.0, gt=0, le=3600, description="Seconds until a run is given up with 504."
+    )
+    drain_s: float = pydantic.Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="Seconds that requests under way get when the server stops. After a swap, the "
+        "time until a revision that is still in use is worth a warning.",
+    )
+    max_body_bytes: int = pydantic.Field(
+        default=64 * 2**20, ge=1024, description="Bytes of a request's body; more is 413."
+    )
+    model: dict[str, Path] = pydantic.Field(
+        default={}, description="NAME=PATH: serve a bare file, without an agent."
+    )
+    allow_unverified: bool = pydantic.Field(
+        default=False, description="Needed with --model: nothing has verified that file."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _refuse_unverified(self) -> Self:
+        if self.model and not self.allow_unverified:
+            raise ValueError("--model needs --allow-unverified: nothing has verified that file")
+        return self
+
+    @property
+    def standalone(self) -> bool:
+        """Whether the server runs bare files instead of an agent's."""
+        return bool(self.model)
+
+    @property
+    def control_path(self) -> Path | None:
+        """The path of the control socket; None where there is none."""
+        if self.control is None and not self.standalone:
+            return self.root / "run" / "server.sock"
+        return self.control
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Host, without brackets, and port."""
+        host, _, port = self.http.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def read_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings of this process.
+
+    Args:
+        flags: What the command line says, by field; None where it says nothing.
+        environ: The environment; this process's where None.
+
+    Raises:
+        pydantic.ValidationError: A value is out of bounds.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {
+        name: environ[PREFIX + name.upper()]
+        for name in Settings.model_fields
+        if environ.get(PREFIX + name.upper())
+    }
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if "model" in values:
+        values["model"] = _read_models(values["model"])
+    return Settings.model_validate(values)
+
+
+def _read_models(value: object) -> dict[str, str]:
+    pairs = value.split(",") if isinstance(value, str) else value
+    assert isinstance(pairs, list), pairs
+    models: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, path = str(pair).partition("=")
+        if not (name and separator and path):
+            raise ValueError(f"--model takes NAME=PATH, not {pair!r}")
+        models[name] = path
+    return models

@@ -1,0 +1,231 @@
+"""Tensors of the Open Inference Protocol and NumPy arrays, both ways.
+
+- A value that the datatype cannot hold is refused: no silent cut, wrap or NaN.
+- JSON data may be flat or nested; nested, it must have exactly the declared shape.
+- JSON has no NaN: an output that holds NaN or Inf has `null` there; binary outputs carry it as it
+  is.
+- Binary tensors are little-endian, row-major; BYTES elements have a 4-byte length each.
+
+Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_binary_data.md`.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet_server.errors import BadRequestError
+
+Array = npt.NDArray[Any]
+
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+
+# Frames of BYTES and raw tensors are little-endian; every machine that onnxruntime has wheels for
+# is.
+assert sys.byteorder == "little"
+
+_LENGTH_BYTES: Final = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model, as plain data.
+
+    Attributes:
+        name: The tensor's name in the graph.
+        datatype: A word of the protocol, a key of `DTYPES`.
+        shape: One entry a dimension: a size, or the symbol of a dynamic one.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int | str, ...]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the tensor as the protocol describes it; a dynamic dimension is -1."""
+        sizes = [dim if isinstance(dim, int) else -1 for dim in self.shape]
+        return {"name": self.name, "datatype": self.datatype, "shape": sizes}
+
+
+def check_shape(spec: TensorSpec, shape: object, symbols: dict[str, int]) -> tuple[int, ...]:
+    """Return ``shape`` as a tuple, where it fits ``spec``.
+
+    Args:
+        spec: The model's input.
+        shape: What the request says.
+        symbols: The sizes that symbols have in this request; filled here. The same symbol in two
+            inputs is one size.
+
+    Raises:
+        BadRequestError: It is no list of sizes, or it does not fit.
+    """
+    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
+        raise BadRequestError(f"input '{spec.name}': 'shape' must be a list of sizes, 0 or more")
+    fits = len(shape) == len(spec.shape)
+    if fits:
+        for dim, wanted in zip(shape, spec.shape, strict=True):
+            if isinstance(wanted, int):
+                fits = fits and dim == wanted
+            elif symbols.setdefault(wanted, dim) != dim:
+                raise BadRequestError(
+                    f"input '{spec.name}': dimension '{wanted}' is {dim}, in another place it is "
+                    f"{symbols[wanted]}"
+                )
+    if not fits:
+        raise BadRequestError(
+            f"input '{spec.name}': shape {shape} does not fit {spec.metadata()['shape']}"
+        )
+    return tuple(shape)
+
+
+def decode_json(spec: TensorSpec, shape: tuple[int, ...], data: object) -> Array:
+    """Return the array of an input whose data came as JSON.
+
+    Raises:
+        BadRequestError: Wrong count, wrong nesting, or a value that the datatype cannot hold.
+    """
+    if not isinstance(data, list):
+        raise BadRequestError(f"input '{spec.name}': 'data' must be a list")
+    dtype = DTYPES[spec.datatype]
+    try:
+        raw = np.array(data, dtype=dtype if dtype.kind == "O" else None)
+    except (ValueError, OverflowError) as exc:
+        raise BadRequestError(
+            f"input '{spec.name}': 'data' is not a regular array of numbers"
+        ) from exc
+    count = math.prod(shape)
+    if raw.shape != shape and (raw.ndim != 1 or raw.size != count):
+        raise BadRequestError(
+            f"input '{spec.name}': shape {list(shape)} needs {count} values, flat or nested; "
+            f"'data' has {raw.size} in the form {list(raw.shape)}"
+        )
+    if count == 0:
+        return np.zeros(shape, dtype)
+    return _convert(spec, raw, dtype).reshape(shape)
+
+
+def decode_binary(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Array:
+    """Return the array of an input that came as raw bytes; numbers are a read-only view of ``raw``.
+
+    Raises:
+        BadRequestError: The bytes do not have the size that shape and datatype need.
+    """
+    count = math.prod(shape)
+    dtype = DTYPES[spec.datatype]
+    if dtype.kind == "O":
+        return _decode_bytes_elements(spec, count, raw).reshape(shape)
+    if len(raw) != count * dtype.itemsize:
+        raise BadRequestError(
+            f"input '{spec.name}': shape {list(shape)} of {spec.datatype} needs "
+            f"{count * dtype.itemsize} bytes, 'binary_data_size' is {len(raw)}"
+        )
+    if dtype.kind == "b" and bytes(raw).strip(b"\x00\x01"):
+        raise BadRequestError(f"input '{spec.name}': a BOOL is one byte, 0 or 1")
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def encode_json(array: Array) -> Array | list[str]:
+    """Return ``array`` flat, as something that orjson writes; NaN and Inf become `null` there."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype.kind in "OUS":
+        return [element if isinstance(element, str) else str(element) for element in flat.tolist()]
+    return flat
+
+
+def encode_binary(array: Array) -> bytes:
+    """Return ``array`` as the raw bytes of the binary tensor extension."""
+    if array.dtype.kind in "OUS":
+        return b"".join(_frame(element) for element in array.reshape(-1).tolist())
+    return np.ascontiguousarray(array).tobytes()
+
+
+def generate_example(spec: TensorSpec) -> Array:
+    """Return an array that fits ``spec``, for a warm-up: dynamic dimensions are 1.
+
+    Integers are 1, not 0: an integer division by zero is a signal, not an exception, and would end
+    the process.
+    """
+    shape = tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
+    dtype = DTYPES[spec.datatype]
+    if dtype.kind == "O":
+        return np.full(shape, "", dtype)
+    return np.full(shape, 0.5 if dtype.kind == "f" else 1, dtype)
+
+
+def _convert(spec: TensorSpec, raw: Array, dtype: np.dtype[Any]) -> Array:
+    wanted = {"b": "b", "i": "iu", "u": "iu", "f": "fiu", "O": "O"}[dtype.kind]
+    if raw.dtype.kind not in wanted:
+        raise BadRequestError(f"input '{spec.name}': 'data' does not hold {spec.datatype} values")
+    match dtype.kind:
+        case "f":
+            with np.errstate(over="ignore"):
+                converted = raw.astype(dtype, copy=False)
+            if not np.isfinite(converted).all():
+                raise BadRequestError(
+                    f"input '{spec.name}': a value is beyond the range of {spec.datatype}"
+                )
+            return converted
+        case "i" | "u":
+            limits = np.iinfo(dtype)
+            if int(raw.min()) < limits.min or int(raw.max()) > limits.max:
+                raise BadRequestError(
+                    f"input '{spec.name}': a value is beyond the range of {spec.datatype}"
+                )
+            return raw.astype(dtype, copy=False)
+        case "O":
+            if not all(isinstance(element, str) for element in raw.reshape(-1).tolist()):
+                raise BadRequestError(f"input '{spec.name}': 'data' does not hold strings")
+            return raw
+        case _:
+            return raw
+
+
+def _decode_bytes_elements(spec: TensorSpec, count: int, raw: memoryview) -> Array:
+    elements: list[str] = []
+    at = 0
+    while at < len(raw) and len(elements) < count:
+        start = at + _LENGTH_BYTES
+        at = start + int.from_bytes(raw[at:start], "little")
+        if at > len(raw):
+            break
+        try:
+            elements.append(str(raw[start:at], "utf-8"))
+        except UnicodeDecodeError as exc:
+            raise BadRequestError(
+                f"input '{spec.name}': element {len(elements)} is not UTF-8"
+            ) from exc
+    if len(elements) != count or at != len(raw):
+        raise BadRequestError(
+            f"input '{spec.name}': the bytes do not hold {count} elements with their lengths"
+        )
+    array = np.empty(count, np.object_)
+    array[:] = elements
+    return array
+
+
+def _frame(element: str | bytes) -> bytes:
+    payload = element.encode() if isinstance(element, str) else element
+    return len(payload).to_bytes(_LENGTH_BYTES, "little") + payload
+
+
+def total_elements(arrays: Sequence[Array]) -> int:
+    """Return how many elements ``arrays`` hold together."""
+    return sum(array.size for array in arrays)
