@@ -1,0 +1,1 @@
+"""Trust on the node: what was signed, by whom, and whether that is enough."""

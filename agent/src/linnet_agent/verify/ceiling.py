@@ -1,0 +1,105 @@
+"""The node's own ceiling: policies that were provisioned with the machine.
+
+- No file: no ceiling; the node says so in its ModelHost.
+- A file that is there and cannot be used refuses everything: a typing error must not open a node.
+- It can only take away: a model needs the cluster's policies as well.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pydantic
+import yaml
+
+from linnet_agent.errors import CeilingError
+from linnet_agent.verify.oms import load_public_key
+from linnet_agent.verify.policy import public_key_pems
+from linnet_api.names import API_VERSION
+from linnet_api.trust_policy import TrustPolicySpec
+
+DEFAULT_PATH: Final = Path("/etc/linnet/trust.yaml")
+_MAX_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The node's own policies; a model must satisfy them too."""
+
+    policies: tuple[TrustPolicySpec, ...]
+
+
+def load_ceiling(path: Path = DEFAULT_PATH) -> Ceiling | None:
+    """Read the ceiling; None where there is no such file.
+
+    Raises:
+        CeilingError: There is one, and it cannot be used. Nothing may be activated.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            msg = f"{path} is larger than {_MAX_BYTES} bytes"
+            raise CeilingError(msg)
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise CeilingError(msg) from error
+    try:
+        return Ceiling(policies=tuple(parse_trust_policies(text).values()))
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise CeilingError(msg) from error
+
+
+def parse_trust_policies(text: str) -> dict[str, TrustPolicySpec]:
+    """Read YAML documents of kind TrustPolicy: name to spec.
+
+    Raises:
+        ValueError: There is none, one is not a TrustPolicy, has a field that it does not know
+            or a key that cannot be read; the message says which.
+    """
+    try:
+        documents = list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        msg = f"not YAML: {error}"
+        raise ValueError(msg) from error
+    policies: dict[str, TrustPolicySpec] = {}
+    for position, document in enumerate(documents, start=1):
+        if document is None:
+            continue
+        name, spec = _parse_document(document, position=position)
+        if name in policies:
+            msg = f"two documents are named {name!r}"
+            raise ValueError(msg)
+        policies[name] = spec
+    if not policies:
+        msg = "no TrustPolicy in it"
+        raise ValueError(msg)
+    return policies
+
+
+def _parse_document(document: object, *, position: int) -> tuple[str, TrustPolicySpec]:
+    if not isinstance(document, dict) or document.get("kind") != "TrustPolicy":
+        msg = f"document {position} is not of kind TrustPolicy"
+        raise ValueError(msg)
+    if document.get("apiVersion") != API_VERSION:
+        msg = f"document {position} is of {document.get('apiVersion')!r}, not {API_VERSION}"
+        raise ValueError(msg)
+    metadata = document.get("metadata")
+    name = str(metadata.get("name")) if isinstance(metadata, dict) and metadata.get("name") else ""
+    name = name or f"document {position}"
+    try:
+        spec = TrustPolicySpec.model_validate(document.get("spec"), extra="forbid")
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        msg = f"{name}: spec.{where}: {first['msg']}"
+        raise ValueError(msg) from error
+    for pem in public_key_pems([spec]):
+        try:
+            load_public_key(pem)
+        except ValueError as error:
+            msg = f"{name}: a public key is unusable: {error}"
+            raise ValueError(msg) from error
+    return name, spec

@@ -1,0 +1,110 @@
+"""A directory that shall hold exactly a signed model.
+
+- Plain files in plain directories: no symbolic link, no second hard link, no device, no FIFO.
+- No file that others may write, none that is setuid or setgid.
+- Exactly the signed names with the signed digests: no extra file, none missing, ``.git`` included.
+- Every file is opened without following links and read once.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from linnet_agent.errors import ContentRefusedError
+from linnet_agent.verify.oms import Statement
+from linnet_agent.verify.paths import names_fault
+
+_CHUNK_BYTES: Final = 1 << 20
+_BAD_MODE: Final = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
+_MAX_DEPTH: Final = 64
+
+
+def hash_directory(root: Path) -> dict[str, str]:
+    """Return the digest of every file below ``root``: name to ``sha256:<hex>``.
+
+    Raises:
+        ContentRefusedError: It holds something that a model may not hold.
+        OSError: It cannot be read.
+    """
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        digests = dict(_walk(directory, prefix="", depth=0))
+    finally:
+        os.close(directory)
+    if (fault := names_fault(digests)) is not None:
+        raise ContentRefusedError(fault)
+    return digests
+
+
+def verify_directory(root: Path, statement: Statement) -> None:
+    """Check that ``root`` holds exactly what ``statement`` names.
+
+    Raises:
+        ContentRefusedError: It does not.
+        OSError: It cannot be read.
+    """
+    found = hash_directory(root)
+    if (fault := difference(found, statement.files)) is not None:
+        raise ContentRefusedError(fault)
+
+
+def difference(files: Mapping[str, str], signed: Mapping[str, str]) -> str | None:
+    """Return the first difference between what is there and what was signed, or None."""
+    for name in sorted({*files, *signed}):
+        if name not in signed:
+            return f"the file {name!r} is not signed"
+        if name not in files:
+            return f"the signed file {name!r} is missing"
+        if files[name] != signed[name]:
+            return f"the file {name!r} is {files[name]}, signed was {signed[name]}"
+    return None
+
+
+def _walk(directory: int, *, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
+    if depth > _MAX_DEPTH:
+        msg = f"directories are nested deeper than {_MAX_DEPTH}"
+        raise ContentRefusedError(msg)
+    with os.scandir(directory) as entries:
+        names = sorted(entry.name for entry in entries)
+    for entry in names:
+        name = prefix + entry
+        found = os.lstat(entry, dir_fd=directory)
+        if stat.S_ISDIR(found.st_mode):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            child = os.open(entry, flags, dir_fd=directory)
+            try:
+                yield from _walk(child, prefix=f"{name}/", depth=depth + 1)
+            finally:
+                os.close(child)
+        elif stat.S_ISREG(found.st_mode):
+            yield name, _hash_file(entry, directory=directory, name=name)
+        else:
+            msg = f"{name!r} is not a plain file"
+            raise ContentRefusedError(msg)
+
+
+def _hash_file(entry: str, *, directory: int, name: str) -> str:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with os.fdopen(os.open(entry, flags, dir_fd=directory), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())  # of the open file: what is checked is what is read
+        if not stat.S_ISREG(found.st_mode):
+            msg = f"{name!r} is not a plain file"
+            raise ContentRefusedError(msg)
+        if found.st_nlink != 1:
+            msg = f"{name!r} has {found.st_nlink} links: it can change under another name"
+            raise ContentRefusedError(msg)
+        if found.st_mode & _BAD_MODE:
+            msg = f"{name!r} has mode {stat.S_IMODE(found.st_mode):o}"
+            raise ContentRefusedError(msg)
+        return "sha256:" + _digest(file.fileno())
+
+
+def _digest(descriptor: int) -> str:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    while count := os.readv(descriptor, [buffer]):
+        digest.update(buffer[:count])
+    return digest.hexdigest()
