@@ -297,7 +297,7 @@ def _evidence_without_any_one(inputs: StepInputs, metrics: Sequence[MetricAssess
     for metric, each in zip(metrics, inputs.metrics, strict=True):
         model = None
         if each.learned is not None and metric.look.candidates:
-            model = build_model(each.learned, each.candidates, each.stable)
+            model = build_model(each.learned, each.candidates, each.stable, detect=inputs.detect)
         remaining.append(
             (metric.look.log_e, model.log_evidence_without_each() if model is not None else {})
         )

@@ -18,7 +18,7 @@ without stable nodes the fleet factor is 1 with the spread that two pseudo-failu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, fsum, inf, log, log1p, sqrt
+from math import exp, fsum, inf, lgamma, log, log1p, sqrt
 
 from linnet_operator.judge.learned import Learned, is_count, is_usable
 from linnet_operator.judge.verdicts import Verdict
@@ -43,6 +43,7 @@ _NEARLY_ALL = 0.98
 _ALL_FAIL_SHARE = 0.9
 _ALL_FAIL_REQUESTS = 20.0
 _TINY = 1e-9
+_MANY_FAILURES = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +146,13 @@ def look(
         The look. Only Pass lets a step advance.
     """
     line = decision_line(alpha=alpha, steps=steps)
-    model = build_model(learned, candidates, stable)
+    model = build_model(learned, candidates, stable, detect=detect)
     if model is None:
         missing = tuple(sorted(row.node for row in candidates if not _is_measured(row)))
         verdict = Verdict.PARTIAL if missing and len(missing) < len(candidates) else Verdict.NO_DATA
         return MetricLook(verdict=verdict, line=line, missing=missing)
-    rise = named_rise(model, detect)
-    log_e = _rounded(model.log_evidence())
-    log_excluding = _rounded(model.log_excluding(rise, log_e=log_e))
+    log_e = model.log_evidence()
+    log_excluding = model.log_excluding(detect, log_e=log_e)
     failures = fsum(row.failures for row in model.rows)
     requests = fsum(row.requests for row in model.rows)
     expected = fsum(row.expected for row in model.rows)
@@ -161,7 +161,7 @@ def look(
         log_e=log_e,
         line=line,
         log_excluding=log_excluding,
-        rise=_rounded(rise),
+        rise=_rounded(model.named_rise_ratio(detect)),
         excluded=_excluded(model, log_e=log_e, line=line),
         fleet_factor=_rounded(model.fleet_factor),
         failures=failures,
@@ -204,15 +204,6 @@ def combine(log_es: Sequence[float]) -> float:
     return _rounded(log_sum(sorted(log_es)) - log(len(log_es)))
 
 
-def named_rise(model: "Model", detect: Detect) -> float:
-    """Return the rise that ``detect`` names, in failures per request beyond the expected."""
-    requests = fsum(row.requests for row in model.rows)
-    expected = fsum(row.expected for row in model.rows)
-    rate = min(1.0, expected / requests) if requests > 0.0 else min(1.0, model.rate)
-    # Where the rise would be more than all requests, halfway to all is harm enough.
-    return min(max((detect.factor - 1.0) * rate, detect.floor), (1.0 - rate) / 2.0)
-
-
 def log_sum(values: Sequence[float]) -> float:
     """Return the logarithm of the sum of exponentials."""
     top = max(values)
@@ -223,14 +214,30 @@ def log_sum(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One candidate, ready to be weighed: NB with mean ``expected`` and shape ``shape``."""
+    """One candidate, ready to be weighed.
+
+    Attributes:
+        node: Its name.
+        failures: Counted.
+        requests: Counted.
+        expected: Failures expected of it.
+        past: How much its past tells about its own rate (shape of a Gamma).
+        spread: Relative variance of drift, burst and fleet.
+        history_windows: How many windows its past has.
+    """
 
     node: str
     failures: float
     requests: float
     expected: float
-    shape: float
+    past: float
+    spread: float
     history_windows: int
+
+    @property
+    def shape(self) -> float:
+        """Return the NB shape when all that is uncertain scales with the mean."""
+        return 1.0 / (1.0 / self.past + self.spread)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +245,7 @@ class Model:
     """The predictive model of one look: rows of candidates, and the error that they share."""
 
     rate: float
+    detect: Detect
     fleet_factor: float
     factor_spread: float
     rows: tuple[Row, ...]
@@ -248,23 +256,22 @@ class Model:
         """Return the error of the factor at every point: (its logarithm, its inverse)."""
         return [(self.factor_spread * z, exp(-self.factor_spread * z)) for z in _POINTS]
 
-    def log_marginal(self, rise: Callable[[Row], float]) -> float:
-        """Return the log probability of the counts (up to a constant) under a rise per node."""
-        return _integrate(_totals(_terms_by_row(self.rows, rise, self.shared_errors())))
+    def log_marginal(self, assumption: "Assumption") -> float:
+        """Return the log probability of all counts (up to a constant) under an assumption."""
+        return _integrate(_totals([assumption(row) for row in self.rows]))
 
     def log_evidence(self) -> float:
         """Return the logarithm of the e-value of harm."""
-        null = self.log_marginal(_no_rise)
-        terms = [self.log_marginal(rise) - null for rise in self.assumed_rises()]
-        return log_sum(terms) - log(len(terms))
+        null = self.log_marginal(self.no_rise())
+        terms = [self.log_marginal(assumption) - null for assumption in self.harms()]
+        return _rounded(log_sum(terms) - log(len(terms)))
 
     def log_evidence_without_each(self) -> dict[str, float]:
         """Return the log e-value that is left when that candidate is left out, by node."""
-        errors = self.shared_errors()
-        columns = [_terms_by_row(self.rows, rise, errors) for rise in self.assumed_rises()]
-        null = _terms_by_row(self.rows, _no_rise, errors)
-        totals = [_totals(column) for column in columns]
+        null = [self.no_rise()(row) for row in self.rows]
+        columns = [[assumption(row) for row in self.rows] for assumption in self.harms()]
         null_total = _totals(null)
+        totals = [_totals(column) for column in columns]
         remaining = {}
         for index, row in enumerate(self.rows):
             base = _integrate(_less(null_total, null[index]))
@@ -275,27 +282,95 @@ class Model:
             remaining[row.node] = _rounded(log_sum(terms) - log(len(terms)))
         return remaining
 
-    def log_excluding(self, rise: float, *, log_e: float) -> float:
-        """Return the log evidence against a rise by ``rise`` failures per request on every node.
+    def log_excluding(self, detect: Detect, *, log_e: float) -> float:
+        """Return the log evidence against the rise that ``detect`` names.
 
         The other side is half "no rise" and half the mixture that the e-value is made of.
         """
-        against = self.log_marginal(lambda row: _capped(rise * row.requests, row))
-        return log_sum((0.0, log_e)) - log(2.0) + self.log_marginal(_no_rise) - against
+        against = self.log_marginal(self.named_rise(detect))
+        return _rounded(
+            log_sum((0.0, log_e)) - log(2.0) + self.log_marginal(self.no_rise()) - against
+        )
 
-    def assumed_rises(self) -> list[Callable[[Row], float]]:
-        """Return what harm may look like: worse by a factor, or by a share of all requests."""
+    def named_rise_ratio(self, detect: Detect) -> float:
+        """Return the rise that ``detect`` names, in failures per request beyond the expected."""
+        return min(max((detect.factor - 1.0) * self.expected_ratio, detect.floor), self.halfway)
+
+    @property
+    def expected_ratio(self) -> float:
+        """Return the failures per request that are expected of all candidates together."""
+        requests = fsum(row.requests for row in self.rows)
+        return min(1.0, fsum(row.expected for row in self.rows) / requests)
+
+    @property
+    def halfway(self) -> float:
+        """Return the largest rise that is ever named: halfway from the expected to all requests."""
+        return (1.0 - self.expected_ratio) / 2.0
+
+    def no_rise(self) -> "Assumption":
+        """Assume that the candidate is as good as the past."""
+        errors = self._shared_errors()
+        return lambda row: _terms(row, row.expected, errors)
+
+    def harms(self) -> list["Assumption"]:
+        """Return what harm may look like.
+
+        Every node worse by a factor, worse by a multiple of the fleet's mean, and the named rise.
+        """
+        errors = self._shared_errors()
         mean = self.rate * self.fleet_factor
-        rises: list[Callable[[Row], float]] = []
-        for factor in RISES:
-            more = factor - 1.0
-            rises.append(lambda row, more=more: _capped(more * row.expected, row))  # type: ignore[misc] # a bound default is how a loop variable is kept
-            rises.append(lambda row, more=more: _capped(more * mean * row.requests, row))  # type: ignore[misc] # the same
-        return rises
+
+        def times(more: float) -> Assumption:
+            return lambda row: _terms(row, _risen(row, more * row.expected), errors)
+
+        def plus(more: float) -> Assumption:
+            return lambda row: _terms(row, _risen(row, more * mean * row.requests), errors)
+
+        harms = [make(factor - 1.0) for factor in RISES for make in (times, plus)]
+        return [*harms, self.named_rise(self.detect)]
+
+    def named_rise(self, detect: Detect) -> "Assumption":
+        """Assume the named rise on every node, on top of what it does by itself.
+
+        A factor scales with what is expected, and so with the shared error; a floor does not.
+        """
+        errors = self._shared_errors()
+        by_factor = (detect.factor - 1.0) * self.expected_ratio
+        halfway = self.halfway
+        ratios = [min(max(by_factor / inverse, detect.floor), halfway) for _, inverse in errors]
+
+        nominal = self.named_rise_ratio(detect)
+
+        def terms(row: Row) -> list[float]:
+            # What is unknown about the past belongs to the node's own failures, not to the rise.
+            own = row.expected / (row.expected + nominal * row.requests)
+            shape = 1.0 / (own * own / row.past + row.spread)
+            constant = _log_weight(row.failures, shape) - _log_weight(row.failures, row.shape)
+            both = row.failures + shape
+            values = []
+            for (_, inverse), ratio in zip(errors, ratios, strict=True):
+                mean = row.expected / inverse + ratio * row.requests
+                values.append(constant - both * log1p(shape / mean) - shape * log(mean))
+            return values
+
+        return terms
+
+    def _shared_errors(self) -> list[tuple[float, float]]:
+        """Return the error of the factor at every point: (its logarithm, its inverse)."""
+        return [(self.factor_spread * z, exp(-self.factor_spread * z)) for z in _POINTS]
+
+
+# The log probability of one row's count at every point of the shared error, up to a constant of
+# the row.
+Assumption = Callable[[Row], list[float]]
 
 
 def build_model(
-    learned: Learned, candidates: Sequence[NodeCount], stable: Sequence[NodeCount]
+    learned: Learned,
+    candidates: Sequence[NodeCount],
+    stable: Sequence[NodeCount],
+    *,
+    detect: Detect,
 ) -> Model | None:
     """Return the model of one look, or None when no candidate has measured a request."""
     own = {node.node: node for node in learned.nodes}
@@ -376,12 +451,14 @@ def build_model(
                 failures=failures,
                 requests=requests,
                 expected=expected,
-                shape=1.0 / (1.0 / shape + widened(spread)),
+                past=shape,
+                spread=widened(spread),
                 history_windows=windows,
             )
         )
     return Model(
         rate=learned.rate,
+        detect=detect,
         fleet_factor=factor,
         factor_spread=sqrt(log1p(min(variance, 4.0))),
         rows=tuple(rows),
@@ -405,11 +482,9 @@ def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
 
 def _excluded(model: Model, *, log_e: float, line: float) -> float | None:
     """Return the smallest factor of the closed list from which on a rise is excluded."""
-    requests = fsum(row.requests for row in model.rows)
-    rate = min(1.0, fsum(row.expected for row in model.rows) / requests)
 
     def is_excluded(factor: float) -> bool:
-        return model.log_excluding((factor - 1.0) * rate, log_e=log_e) >= line
+        return model.log_excluding(Detect(factor=factor, floor=0.0), log_e=log_e) >= line
 
     low, high = 0, len(EXCLUDABLE)
     while low < high:
@@ -435,34 +510,31 @@ def _measured(rows: Sequence[NodeCount]) -> list[tuple[str, float, float, float]
     return sorted(usable)
 
 
-def _capped(rise: float, row: Row) -> float:
-    return max(0.0, min(rise, _NEARLY_ALL * row.requests - row.expected))
+def _risen(row: Row, rise: float) -> float:
+    return row.expected + max(0.0, min(rise, _NEARLY_ALL * row.requests - row.expected))
 
 
-def _no_rise(_row: Row) -> float:
-    return 0.0
-
-
-def _row_terms(row: Row, rise: float, errors: Sequence[tuple[float, float]]) -> list[float]:
+def _terms(row: Row, mean: float, errors: Sequence[tuple[float, float]]) -> list[float]:
     """Return the log NB kernel of one row at every point of the shared error.
 
     The kernel mean^x / (shape + mean)^(x + shape) is written with log1p, so that a billion
     failures lose no digits.
     """
-    mean = row.expected + rise
-    log_mean = log(mean)
-    both = row.failures + row.shape
     shape = row.shape
+    both = row.failures + shape
     ratio = shape / mean
+    log_mean = log(mean)
     return [-both * log1p(ratio * inverse) - shape * (log_mean + by) for by, inverse in errors]
 
 
-def _terms_by_row(
-    rows: Sequence[Row],
-    rise: Callable[[Row], float],
-    errors: Sequence[tuple[float, float]],
-) -> list[list[float]]:
-    return [_row_terms(row, rise(row), errors) for row in rows]
+def _log_weight(failures: float, shape: float) -> float:
+    """Return what the NB probability has beside the kernel, up to a constant of the count."""
+    if failures < _MANY_FAILURES:
+        rising = lgamma(failures + shape) - lgamma(max(failures, 1.0)) - lgamma(shape)
+    else:
+        # Gamma(x + s) / Gamma(x), without the difference of two huge numbers.
+        rising = shape * log(failures) + shape * (shape - 1.0) / (2.0 * failures) - lgamma(shape)
+    return rising + shape * log(shape)
 
 
 def _totals(terms: Sequence[Sequence[float]]) -> list[float]:

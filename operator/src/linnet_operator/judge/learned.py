@@ -20,8 +20,9 @@ LARGEST_SHAPE = 1e4
 SMALLEST_SHAPE = 0.02
 # A node's recent rate is pulled towards its long one with at most this many requests.
 RECENT_PULL_REQUESTS = 200.0
-# How many standard errors the between-node variance is raised by.
-SHAPE_CARE = 1.0
+# The between-node variance is raised by one standard error, but by care alone never beyond this
+# square of the coefficient of variation: nodes that differ by half.
+LARGEST_CARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +265,7 @@ def _shape(
     sampling = rate / requests + drift / windows * squares
     between = max(0.0, total - sampling)
     # The standard error of a variance of `count` values.
-    between += (between + sampling) * sqrt(2.0 / (count - 1)) * SHAPE_CARE
+    careful = between + (between + sampling) * sqrt(2.0 / (count - 1))
+    between = max(between, min(careful, LARGEST_CARE * rate * rate))
     between = max(between, rate * rate / LARGEST_SHAPE)
     return min(LARGEST_SHAPE, max(SMALLEST_SHAPE, rate * rate / between))

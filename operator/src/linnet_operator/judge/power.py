@@ -16,7 +16,6 @@ from linnet_operator.judge.compare import (
     NodeCount,
     build_model,
     decision_line,
-    named_rise,
 )
 from linnet_operator.judge.learned import Learned, is_count, is_usable
 
@@ -92,7 +91,7 @@ def forecast(
         steady = [
             _advanced(row, rate, seconds) for row, rate in zip(stable, stable_rates, strict=True)
         ]
-        model = build_model(learned, future, steady)
+        model = build_model(learned, future, steady, detect=detect)
         return model is not None and _healthy_exclusion(model, candidates, detect) >= line
 
     if is_decided(0.0):
@@ -139,7 +138,7 @@ def _healthy_exclusion(model: Model, candidates: Sequence[NodeCount], detect: De
         # A healthy node fails as expected without today's fleet factor's own noise.
         rows.append(replace(row, failures=failures + share * row.expected))
     healthy = replace(model, rows=tuple(rows))
-    return healthy.log_excluding(named_rise(healthy, detect), log_e=_NO_HARM)
+    return healthy.log_excluding(detect, log_e=_NO_HARM)
 
 
 # A healthy candidate's evidence of harm falls below any bound, so the mixture is half "no rise".
