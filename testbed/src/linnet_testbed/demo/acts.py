@@ -1,4 +1,4 @@
-"""The seven acts. Each returns what was seen, or raises ``ActFailedError`` with what was seen instead.
+"""The seven acts. Each returns what was seen, or raises ``ActFailedError`` with what it saw.
 
 - An act leaves the fleet settled: the next one starts from a known place.
 """
@@ -47,8 +47,8 @@ def better_model(stage: Stage) -> str:
     if len(decided) < 3:
         raise ActFailedError(f"expected a Pass before each step's end, saw {len(decided)}")
     return (
-        f"steps of {', '.join(str(s['quota']) for s in steps)} nodes, {len(decided)} looks said Pass, "
-        f"then the {steps[-1].get('control', 0)} nodes held back as control; 10 of 10 serve 1.1 "
+        f"steps of {', '.join(str(s['quota']) for s in steps)} nodes, "
+        f"{len(decided)} looks said Pass, then the {steps[-1].get('control', 0)} nodes held back as control; 10 of 10 serve 1.1 "
         f"(accuracy {stage.accuracy['1.1']:.0%})"
     )
 
@@ -150,7 +150,8 @@ ACTS = (
     ),
     Act(
         "digits 2.0, worse in a way no self-test sees",
-        "judged bad on live feedback at step 1 or 2; who took it is back on 1.1, the rest never saw it",
+        "judged bad on live feedback at step 1 or 2; who took it is back on 1.1, "
+        "the rest never saw it",
         worse_model,
     ),
     Act(
@@ -222,7 +223,7 @@ def _touched(stage: Stage, revision: str) -> set[str]:
     return {node for node, counts in stage.counts().items() if revision in counts["by_revision"]}
 
 
-def _refused(stage: Stage, good: str, *, version: str, reasons: set[str], **how: Any) -> str:
+def _refused(stage: Stage, good: str, *, version: str, reasons: set[str], **how: str | bool) -> str:
     fetched_before = stage.fetched_bytes()
     digest = stage.publish(version, **how)
     stage.deploy(version, policy="at-once")

@@ -1,7 +1,8 @@
 """The demo's models: classifiers for handwritten digits, trained here on scikit-learn's own data.
 
 - Nothing is downloaded; the same seed gives the same weights.
-- Every model answers with ``label`` (int64, shape (batch,)) and ``scores`` (float32, shape (batch, 10)).
+- Every model answers with ``label`` (int64, shape (batch,)) and ``scores`` (float32, shape
+  (batch, 10)).
 - A golden sample is the model's own answer: it proves that a node runs it right, not that it
   is good. So the worse model passes every self-test, as it would in life.
 """

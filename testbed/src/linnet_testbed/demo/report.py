@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ActResult:
-    """One row: an act, what it expected, what was seen, whether that agrees, and how long it took."""
+    """One row: an act, what it expected, what was seen, whether that agrees, how long it took."""
 
     name: str
     expected: str

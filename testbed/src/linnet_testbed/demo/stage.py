@@ -1,4 +1,4 @@
-"""The stage of the demo: the testbed, the publisher, and eyes that wait for something and say what moved.
+"""The stage of the demo: the testbed, the publisher, and eyes that wait and say what moved.
 
 - ``wait_until`` is the only way to wait: it has a limit, and its error says what was last seen.
 - What people would type is typed here: ``kubectl apply``, ``linnet sign``, ``linnet push``.
