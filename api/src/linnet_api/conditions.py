@@ -1,6 +1,7 @@
 """Conditions: one status grammar for all six kinds.
 
-- Ready is always present; Reconciling or Stalled beside it, never both (kstatus, Flux, Argo CD, Helm 4 read them).
+- Ready is always present; Reconciling or Stalled beside it, never both: kstatus, Flux, Argo CD
+  and Helm 4 read them.
 - Ready=False with Stalled=True means that nothing moves until a person does something.
 - ``lastTransitionTime`` moves only when the status does.
 """
@@ -82,7 +83,7 @@ def paused(*, reason: str, message: str, generation: int) -> Condition:
 def stamp(
     wanted: Iterable[Condition], *, before: Iterable[Condition], now: datetime
 ) -> tuple[Condition, ...]:
-    """Return ``wanted`` with transition times: the old one where the status has not changed, else ``now``."""
+    """Return ``wanted`` with transition times: ``now`` only where the status has changed."""
     old = {c.type: c for c in before}
     return tuple(
         c.model_copy(

@@ -250,6 +250,8 @@ def _structural(
         out.pop(word, None)
     if out.get("default", ...) is None:
         del out["default"]
+    elif "default" in out:
+        out["default"] = _without_nulls(out["default"])
     if out.get("format") not in _FORMATS:
         out.pop("format", None)
     if "type" not in out:
@@ -289,6 +291,15 @@ def _one_of(
     raise StructuralError(
         f"{path}: {word} of {len(alternatives)} alternatives; write optional members and a CEL rule"
     )
+
+
+def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - a default is any JSON
+    """Return ``value`` without members that are null: the API server takes null for no type."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:

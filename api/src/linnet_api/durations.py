@@ -34,7 +34,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Return ``value`` in the shortest form people read: ``18m``, ``1h30m``, ``45s``; at most two units."""
+    """Return ``value`` as people read it: ``18m``, ``1h30m``, ``45s``; at most two units."""
     total_s = int(value.total_seconds())
     if total_s < 0:
         return "0s"
@@ -60,7 +60,7 @@ def parse_percent(text: str) -> int:
 
 
 def share_of(share: int | str, *, whole_count: int) -> int:
-    """Return how many of ``whole_count`` things ``share`` means, rounded up, never more than there are.
+    """Return how many of ``whole_count`` things ``share`` means, rounded up, at most all.
 
     Args:
         share: A count, or a percentage such as ``30%``.

@@ -128,6 +128,10 @@ class StepStatus(ApiModel):
     baked_seconds: Annotated[
         int, Field(description="Connected, serving seconds of bake that are done.", ge=0, le=10**9)
     ] = 0
+    baking_since: Annotated[
+        MicroTime | None,
+        Field(description="Since when the bake clock runs on top of bakedSeconds. Absent: it stands still."),
+    ] = None
     verdict: Annotated[Verdict, Field(description="The newest verdict.")] = Verdict.NOT_MEASURED
     message: Annotated[
         Sentence, Field(description="The newest look in a sentence, with numbers.")

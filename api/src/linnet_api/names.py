@@ -1,7 +1,7 @@
 """Names that every part of Linnet shares: group, labels, namespaces, object names.
 
 - The group is one constant, so that it can move.
-- A NodeModel's name is a function of node, namespace and deployment: two writers cannot make two of it.
+- A NodeModel's name is a function of node, namespace and deployment: two writers cannot make two.
 - An object name never exceeds the 63 characters of a label value.
 """
 
@@ -33,7 +33,10 @@ CANARY_LABEL: Final = f"{GROUP}/canary"
 """On a Node, value "preferred": people have chosen this node to go first (rule 13)."""
 
 SERVED_ANNOTATION: Final = f"{GROUP}/served"
-"""On a heartbeat Lease: JSON {"<ns>/<deployment>/<revision>": [requests, failures]} since activation (rule 16)."""
+"""On a heartbeat Lease: JSON ``{"<ns>/<deployment>/<revision>": [requests, failures]}``.
+
+Counts since the activation, over the node's own bound token (rule 16).
+"""
 
 COUNTER_ANNOTATION: Final = f"{GROUP}/release-counter"
 """In the subject of a signed statement: the release counter, a decimal string."""
@@ -45,8 +48,8 @@ def node_model_name(*, node: str, namespace: str, deployment: str) -> str:
     """Return the name of the NodeModel that holds ``deployment`` on ``node``.
 
     Returns:
-        ``<deployment, at most 40 characters>-<hash8>``; the hash covers node, namespace and deployment, so that
-        long names that differ only at the end do not meet.
+        ``<deployment, at most 40 characters>-<hash8>``; the hash covers node, namespace and
+        deployment, so that long names that differ only at the end do not meet.
     """
     return f"{deployment[:_NAME_LIMIT].rstrip('-.')}-{_hash8(node, namespace, deployment)}"
 

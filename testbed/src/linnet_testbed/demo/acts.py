@@ -48,7 +48,8 @@ def better_model(stage: Stage) -> str:
         raise ActFailedError(f"expected a Pass before each step's end, saw {len(decided)}")
     return (
         f"steps of {', '.join(str(s['quota']) for s in steps)} nodes, "
-        f"{len(decided)} looks said Pass, then the {steps[-1].get('control', 0)} nodes held back as control; 10 of 10 serve 1.1 "
+        f"{len(decided)} looks said Pass, then the {steps[-1].get('control', 0)} nodes held back "
+        f"as control; 10 of 10 serve 1.1 "
         f"(accuracy {stage.accuracy['1.1']:.0%})"
     )
 
