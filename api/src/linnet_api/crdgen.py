@@ -324,7 +324,21 @@ def _described(schema: dict[str, Any], path: str) -> dict[str, Any]:
 def render(kind: Kind) -> str:
     """Return the YAML of the CRD of ``kind``, the same bytes every time."""
     head = "# Written by `make crds` from api/src/linnet_api; do not edit.\n"
-    return head + yaml.safe_dump(crd(kind), sort_keys=False, width=120, allow_unicode=True)
+    return head + yaml.dump(
+        crd(kind), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes ``y`` and ``n``: Go's YAML reads them as booleans, Python's does not."""
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if text.lower() in {"y", "n"} else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _write_text)
 
 
 def main(arguments: list[str] | None = None) -> int:
