@@ -76,7 +76,7 @@ def order(namespace, node):
     ("make", "says"),
     [
         pytest.param(
-            lambda n: deployment(n, colour="red"), 'unknown field "spec.colour"', id="unknown field"
+            lambda n: deployment(n, colour="red"), 'unknown field "colour"', id="unknown field"
         ),
         pytest.param(
             lambda n: deployment(n, nodes={}),
