@@ -34,6 +34,9 @@ ROWS_CARE = 2.0
 FACTOR_CARE = 0.25
 PLACEBO_WEIGHT = 4.0
 FACTOR_PRIOR = 2.0
+# A named rise is taken to differ between nodes by no more than a third (square of it): a bad model
+# fails on anyone, and the drift of rare failures says nothing about how it would.
+LARGEST_HARM_SPREAD = 0.1
 # 41 points over plus and minus four standard deviations.
 _POINTS = tuple(-4.0 + 0.2 * index for index in range(41))
 _POINT_WEIGHTS = tuple(-z * z / 2.0 for z in _POINTS)
@@ -342,9 +345,10 @@ class Model:
         nominal = self.named_rise_ratio(detect)
 
         def terms(row: Row) -> list[float]:
-            # What is unknown about the past belongs to the node's own failures, not to the rise.
+            # Past and drift belong to the node's own failures; the rise has a spread of its own.
             own = row.expected / (row.expected + nominal * row.requests)
-            shape = 1.0 / (own * own / row.past + row.spread)
+            harm_spread = min(row.spread, LARGEST_HARM_SPREAD)
+            shape = 1.0 / (own * own / row.shape + (1.0 - own) ** 2 * harm_spread)
             constant = _log_weight(row.failures, shape) - _log_weight(row.failures, row.shape)
             both = row.failures + shape
             values = []
