@@ -47,6 +47,8 @@ class LoadedRevision:
 
     metrics: RevisionMetrics
     """Bound when the revision is activated: where it is merely staged it has no series."""
+    answers: RecentAnswers
+    """The memory of its deployment, from the activation on."""
 
     def __init__(self, record: ServingRecord, session: Session, lane: Lane) -> None:
         self.record: Final = record
@@ -342,6 +344,7 @@ class Catalog:
         deployment.active = fresh
         deployment.record = deployment.failure = None
         fresh.metrics = self._metrics.bind(fresh.record)
+        fresh.answers = deployment.answers
         fresh.requests = fresh.failures = 0
         for name in fresh.record.names:
             self._routes[name] = deployment

@@ -182,7 +182,7 @@ def _read_inputs(
             raise BadRequestError(f"input '{name}' is there twice")
         datatype = tensor.get("datatype")
         if datatype != spec.datatype:
-            known = "" if datatype in DTYPES else ", which the protocol does not know"
+            known = "" if isinstance(datatype, str) and datatype in DTYPES else ", which the protocol does not know"
             raise BadRequestError(
                 f"input '{name}': datatype must be {spec.datatype}, not {datatype!r:.40}{known}"
             )

@@ -148,7 +148,7 @@ class PublicApp:
         loaded.hold()
         outcome: Outcome | None = Outcome.FAILURE
         try:
-            response = await self._answer(loaded, scope, body, name)
+            response = await self._answer(loaded, scope, body)
             outcome = Outcome.SUCCESS
         except ClientError:
             outcome = Outcome.REJECTED
@@ -162,9 +162,7 @@ class PublicApp:
             loaded.release()
         return response
 
-    async def _answer(
-        self, loaded: LoadedRevision, scope: Scope, body: bytes, name: str
-    ) -> Response:
+    async def _answer(self, loaded: LoadedRevision, scope: Scope, body: bytes) -> Response:
         session = loaded.session
         request = parse_infer(
             body,
@@ -178,10 +176,10 @@ class PublicApp:
             elements=request.elements,
             deadline_s=self._deadline_s,
         )
-        return self._render(loaded, request, arrays, name)
+        return self._render(loaded, request, arrays)
 
     def _render(
-        self, loaded: LoadedRevision, request: InferRequest, arrays: list[Array], name: str
+        self, loaded: LoadedRevision, request: InferRequest, arrays: list[Array]
     ) -> Response:
         request_id = request.id or self._new_id()
         body, json_bytes = render_infer(
@@ -191,7 +189,7 @@ class PublicApp:
             wanted=request.outputs,
             arrays=arrays,
         )
-        self._catalog.find(name).answers.remember(request_id, loaded.metrics, arrays)
+        loaded.answers.remember(request_id, loaded.metrics, arrays)
         if json_bytes is None:
             return Response(200, body, (JSON, *loaded.headers))
         length = (_JSON_BYTES_HEADER, str(json_bytes).encode())

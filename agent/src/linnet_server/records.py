@@ -98,6 +98,8 @@ def read_revision(root: Path, key: DeploymentKey, directory: Path) -> RevisionFi
         raise InvalidOrderError(f"{directory}/serving.json: {where}: {first['msg']}") from exc
     except OSError as exc:
         raise InvalidOrderError(f"{exc.filename or directory}: {exc.strerror}") from exc
+    except (ValueError, RuntimeError) as exc:  # a null byte; a loop of links
+        raise InvalidOrderError(f"{str(directory)!r:.200}: {exc}") from exc
     if record.key != key or record.revision != real.name:
         raise InvalidOrderError(
             f"{directory}/serving.json speaks of {record.namespace}/{record.deployment} "

@@ -107,6 +107,8 @@ def decode_json(spec: TensorSpec, shape: tuple[int, ...], data: object) -> Array
     dtype = DTYPES[spec.datatype]
     try:
         raw = np.array(data, dtype=dtype if dtype.kind == "O" else None)
+        if dtype == np.uint64 and raw.dtype.kind == "f":
+            raw = _read_large_integers(data, raw)
     except (ValueError, OverflowError) as exc:
         raise BadRequestError(
             f"input '{spec.name}': 'data' is not a regular array of numbers"
@@ -196,6 +198,14 @@ def _convert(spec: TensorSpec, raw: Array, dtype: np.dtype[Any]) -> Array:
             return raw
         case _:
             return raw
+
+
+def _read_large_integers(data: list[Any], guess: Array) -> Array:
+    """Return integers above 2**63 exactly, where NumPy has guessed floats; or the guess."""
+    exact = np.array(data, np.object_)
+    if all(type(element) is int for element in exact.reshape(-1).tolist()):
+        return exact.astype(np.uint64)
+    return guess
 
 
 def _decode_bytes_elements(spec: TensorSpec, count: int, raw: memoryview) -> Array:
