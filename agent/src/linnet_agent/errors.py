@@ -13,6 +13,17 @@
     |   +-- CeilingError                the node's own ceiling cannot be read
     |   +-- MalformedBundleError        a signature bundle is not one
     +-- ContentRefusedError             a directory holds what a model may not hold
+    +-- ActivationError                 the model, or what it is to run on
+    |   +-- NotOnnxError                no file of the artifact can be run
+    |   +-- SelfTestFailedError         it loads or answers wrongly
+    |   +-- SelfTestTimeoutError        it does not end in time
+    |   +-- SelfTestCrashedError        it takes its process down
+    |   +-- LoadFailedError             the server cannot load it
+    |   +-- ServingNameTakenError       another deployment serves under its name
+    |   +-- ServerUnavailableError      the server does not answer (transient)
+    +-- HubError                        the way to the API server
+        +-- HubUnavailableError         it does not answer, or cannot now (transient)
+        +-- HubRefusedError             it says no
 
 - ``reason`` is a word of the closed list; it ends up in conditions, events and metrics.
 - ``remedy`` is a sentence for a person.
@@ -99,3 +110,79 @@ class ContentRefusedError(AgentError):
 
     reason = NodeReason.CONTENT_REFUSED
     remedy = "A model is a tree of plain files, exactly those that were signed."
+
+
+class ActivationError(AgentError):
+    """The model cannot be run here."""
+
+
+class NotOnnxError(ActivationError):
+    """The artifact has no file that this node can run."""
+
+    reason = NodeReason.NOT_ONNX
+    remedy = "Ship one .onnx file at the top of the artifact, or a model.onnx."
+
+
+class SelfTestFailedError(ActivationError):
+    """The model does not load, or does not answer as it should."""
+
+    reason = NodeReason.SELF_TEST_FAILED
+    remedy = "Run the model with the same onnxruntime where it was made, on its golden samples."
+
+
+class SelfTestTimeoutError(ActivationError):
+    """The self-test did not end in time."""
+
+    reason = NodeReason.SELF_TEST_TIMEOUT
+    remedy = "The model is too slow for this node, or never ends; try a smaller variant."
+
+
+class SelfTestCrashedError(ActivationError):
+    """The self-test's process died."""
+
+    reason = NodeReason.SELF_TEST_CRASHED
+    remedy = "The model brings its runtime down, or needs more memory than it may have."
+
+
+class LoadFailedError(ActivationError):
+    """The server cannot load the model."""
+
+    reason = NodeReason.LOAD_FAILED
+    remedy = "See the server's log on this node."
+
+
+class ServingNameTakenError(ActivationError):
+    """Another deployment on this node serves under that name; it keeps it."""
+
+    reason = NodeReason.SERVING_NAME_TAKEN
+    remedy = "Give one of the two deployments another spec.serving.name."
+
+
+class ServerUnavailableError(ActivationError):
+    """The server does not answer on its control socket."""
+
+    reason = NodeReason.SERVER_UNAVAILABLE
+    remedy = "Check that linnet-server runs on this node; the agent tries again by itself."
+    transient = True
+
+
+class HubError(AgentError):
+    """The API server could not be asked."""
+
+
+class HubUnavailableError(HubError):
+    """The API server does not answer, or says that it cannot now."""
+
+    remedy = "Nothing to do: the node works on, and reports when it can."
+    transient = True
+
+
+class HubRefusedError(HubError):
+    """The API server says no; ``status`` is what it said."""
+
+    remedy = "Check the agent's token and its role."
+
+    def __init__(self, message: str, *, status: int) -> None:
+        """Keep the HTTP status."""
+        super().__init__(message)
+        self.status = status
