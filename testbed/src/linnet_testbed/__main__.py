@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = verb("up", "Start a testbed, or mend one.")
     up.add_argument("--nodes", type=int, help="how many edge nodes (default: 3, or what there is)")
+    up.add_argument("--bare", action="store_true", help="only a cluster, to offer to another")
     up.add_argument("--no-agents", action="store_true", help="make nodes, but start no processes")
     up.add_argument("--no-operator", action="store_true", help="do not start the operator")
     up.add_argument("--scrape-interval", help="Prometheus's interval (default: 1s)")
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         Testbed.up(
             args.name,
             nodes=3 if fresh and args.nodes is None else args.nodes,
+            bare=args.bare or None,
             agents=False if args.no_agents else True if fresh else None,
             operator=False if args.no_operator else True if fresh else None,
             scrape_interval=args.scrape_interval,

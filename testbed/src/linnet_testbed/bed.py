@@ -9,7 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -26,177 +26,27 @@ from linnet_testbed.cluster import (
     GoCluster,
     OfferedCluster,
     choose,
-    labelled,
 )
 from linnet_testbed.errors import TestbedError, TestbedUnavailableError
+from linnet_testbed.node import REGISTRY_HOST, Node
+from linnet_testbed.objects import (
+    AGENTS,
+    LABEL,
+    OWNED,
+    SYSTEM,
+    installation,
+    labelled,
+    node_object,
+    node_status,
+)
 from linnet_testbed.processes import Process, kill_marked, python
 from linnet_testbed.progress import Progress, Say
 from linnet_testbed.settings import Settings
+from linnet_testbed.state import State
 
-LABEL = "linnet.dev/testbed"
-AGENTS, SYSTEM = "linnet-agents", "linnet-system"
-REGISTRY_HOST = "registry.testbed"
 _NODE_LINKS = ("api", "registry", "server-metrics", "agent-metrics")
 _PORTS = ("prometheus", "registry", "operator", "operator.api", "operator.prometheus")
 _CLUSTER_PORTS = ("kine", "api")
-_OWNED = (
-    "customresourcedefinitions.apiextensions.k8s.io",
-    "validatingadmissionpolicybindings.admissionregistration.k8s.io",
-    "validatingadmissionpolicies.admissionregistration.k8s.io",
-    "clusterrolebindings.rbac.authorization.k8s.io",
-    "clusterroles.rbac.authorization.k8s.io",
-    "nodes",
-    "namespaces",
-)
-
-
-@dataclass(slots=True)
-class State:
-    """What a bed remembers."""
-
-    name: str
-    cluster: str | None = None
-    """The way to the cluster, once taken."""
-    nodes: int = 0
-    agents: bool = True
-    operator: bool = True
-    scrape_interval: str = "1s"
-    heartbeat: str = "2s"
-    ceiling: str | None = None
-    token_seconds: int = 3600
-    ports: dict[str, int] = field(default_factory=dict)
-    programs: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, value: dict[str, Any]) -> "State":
-        """Read what was saved, perhaps by another version."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: item for key, item in value.items() if key in known})
-
-
-class Node:
-    """One edge node: agent, server, directory, identity, and a network that can be lost."""
-
-    def __init__(self, bed: "Testbed", name: str) -> None:
-        self._bed = bed
-        self.name = name
-
-    @property
-    def home(self) -> Path:
-        """Where everything of this node lies."""
-        return self._bed.directory / "nodes" / self.name
-
-    @property
-    def root(self) -> Path:
-        """The agent's root directory, /var/lib/linnet on a real node."""
-        return self.home / "root"
-
-    @property
-    def etc(self) -> Path:
-        """What was provisioned with the machine: token, ca.crt, trust.yaml."""
-        return self.home / "etc"
-
-    @property
-    def token_file(self) -> Path:
-        """The service account token that is bound to this Node."""
-        return self.etc / "token"
-
-    @property
-    def server_url(self) -> str:
-        """The server's address, for clients on the node's own site."""
-        return f"http://127.0.0.1:{self._port('server')}"
-
-    @property
-    def agent_metrics_url(self) -> str:
-        """The agent's metrics, past the network."""
-        return f"http://127.0.0.1:{self._port('agent')}/metrics"
-
-    @property
-    def api_url(self) -> str:
-        """The API server as this node reaches it."""
-        return f"https://127.0.0.1:{self._port('api')}"
-
-    @property
-    def registry_url(self) -> str:
-        """The registry as this node reaches it."""
-        return f"http://127.0.0.1:{self._port('registry')}"
-
-    @property
-    def socket(self) -> Path:
-        """The server's control socket (a short path: sockets have room for 107 characters)."""
-        return self._bed.directory / "sock" / self.name
-
-    @property
-    def server(self) -> Process:
-        """Its `linnet-server`."""
-        argv = python("linnet_server", "--root", str(self.root))
-        argv += ["--http", f"127.0.0.1:{self._port('server')}", "--control", str(self.socket)]
-        return Process(
-            f"{self.name}.server",
-            self._bed.directory,
-            argv,
-            self._port("server"),
-            {"OMP_NUM_THREADS": "1"},
-        )
-
-    @property
-    def agent(self) -> Process:
-        """Its `linnet-agent`."""
-        argv = python("linnet_agent", "--root", str(self.root), "--node", self.name)
-        argv += ["--api-server", self.api_url, "--token-file", str(self.token_file)]
-        argv += ["--ca-file", str(self.etc / "ca.crt"), "--server-socket", str(self.socket)]
-        argv += ["--metrics", f"127.0.0.1:{self._port('agent')}"]
-        argv += ["--registry-mirror", f"{REGISTRY_HOST}={self.registry_url}"]
-        argv += ["--heartbeat", self._bed.state.heartbeat]
-        ceiling = self.etc / "trust.yaml"
-        if ceiling.exists():
-            argv += ["--ceiling", str(ceiling)]
-        return Process(f"{self.name}.agent", self._bed.directory, argv, self._port("agent"))
-
-    def cut(self, *links: str, reset: bool = True) -> None:
-        """Take the network away: open connections are reset (or stall), new ones hang."""
-        self._bed.network("cut", self.name, links, reset=reset)
-
-    def restore(self, *links: str) -> None:
-        """Give the network back, and end every fault."""
-        self._bed.network("restore", self.name, links)
-
-    def delay(self, seconds: float, *links: str) -> None:
-        """Hold every chunk for so long, in both directions."""
-        self._bed.network("faults", self.name, links, faults={"delay": seconds})
-
-    def drop(self, rate: float, *links: str) -> None:
-        """Reset this share of new connections."""
-        self._bed.network("faults", self.name, links, faults={"drop_rate": rate})
-
-    def break_after(self, received: int, *links: str, times: int | None = None) -> None:
-        """Reset connections when so many bytes have come from the other side."""
-        faults = {"break_after": received, "break_times": times}
-        self._bed.network("faults", self.name, links or ("registry",), faults=faults)
-
-    def start(self) -> None:
-        """Start its server and its agent."""
-        self.socket.parent.mkdir(parents=True, exist_ok=True)
-        self.server.start()
-        self.agent.start()
-
-    def kill(self) -> None:
-        """Kill both, as a power cut would."""
-        self.agent.kill()
-        self.server.kill()
-
-    def provision(self, ceiling: str | None, authority: str) -> None:
-        """Write what a machine is delivered with."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        files.write(self.etc / "ca.crt", authority, mode=0o644)
-        if ceiling is None:
-            (self.etc / "trust.yaml").unlink(missing_ok=True)
-        else:
-            files.write(self.etc / "trust.yaml", ceiling, mode=0o644)
-
-    def _port(self, what: str) -> int:
-        names = {"api": "proxy.api", "registry": "proxy.registry"}
-        return self._bed.state.ports[f"{self.name}.{names.get(what, what)}"]
 
 
 class Testbed:
@@ -219,6 +69,7 @@ class Testbed:
         name: str = "default",
         *,
         nodes: int | None = None,
+        bare: bool | None = None,
         agents: bool | None = None,
         operator: bool | None = None,
         scrape_interval: str | None = None,
@@ -233,6 +84,7 @@ class Testbed:
         Args:
             name: Which bed; several live side by side.
             nodes: How many edge nodes; None keeps what there is.
+            bare: Whether there is only a cluster, to be offered to another bed.
             agents: Whether the nodes' processes are started (their objects always are made).
             operator: Whether the operator is started.
             scrape_interval: Prometheus's scrape interval.
@@ -255,6 +107,7 @@ class Testbed:
                 )
             wanted = {
                 "nodes": nodes,
+                "bare": bare,
                 "agents": agents,
                 "operator": operator,
                 "scrape_interval": scrape_interval,
@@ -423,7 +276,10 @@ class Testbed:
     @property
     def processes(self) -> list[Process]:
         """All processes that belong to this bed as it is configured."""
-        found = [*self._cluster.processes, self.prometheus, self.registry, self.proxy, self.renewer]
+        found = self._cluster.processes
+        if self.state.bare:
+            return found
+        found += [self.prometheus, self.registry, self.proxy, self.renewer]
         if self.state.operator:
             found.append(self.operator)
         if self.state.agents:
@@ -453,7 +309,7 @@ class Testbed:
             documents = [objects] if isinstance(objects, dict) else list(objects)
         own = [d for d in documents if d["kind"] == "Namespace"]
         rest = [d for d in documents if d["kind"] != "Namespace"]
-        said = self._apply(labelled(own, LABEL, self.name)) if own else ""
+        said = self._apply(labelled(own, self.name)) if own else ""
         if rest:
             said += self._apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": rest}))
         return said
@@ -531,6 +387,10 @@ class Testbed:
         cluster.start(say)
         state.cluster = cluster.kind
         self._save()
+        if state.bare:
+            cluster.wait(say)
+            say(f"the bare cluster {self.name} is up: export KUBECONFIG={self.kubeconfig}")
+            return
         self._write_registry()
         self._write_prometheus()
         for process in (self.registry, self.prometheus):
@@ -558,8 +418,9 @@ class Testbed:
 
     def _take_programs(self) -> None:
         binaries, programs = self._binaries, self.state.programs
-        programs["prometheus"] = str(binaries.prometheus())
-        programs["registry"] = str(binaries.registry())
+        if not self.state.bare:
+            programs["prometheus"] = str(binaries.prometheus())
+            programs["registry"] = str(binaries.registry())
         offered = self.state.cluster == "offered" or (
             self.state.cluster is None and self._settings.kubeconfig is not None
         )
@@ -683,19 +544,9 @@ class Testbed:
 
     def _install(self) -> None:
         """Apply CRDs, namespaces, roles and fences, each with the bed's label."""
-        checkout = Path(__file__).parents[3]
-        sources = sorted((checkout / "crds").glob("*.yaml"))
-        if not sources:
-            raise TestbedUnavailableError(
-                "The testbed needs a checkout of Linnet, with crds/ and charts/: pip install -e it."
-            )
-        sources += sorted((checkout / "charts" / "linnet" / "static").glob("*.yaml"))
-        documents = [d for path in sources for d in yaml.safe_load_all(path.read_text()) if d]
-        definitions = [d for d in documents if d["kind"] == "CustomResourceDefinition"]
-        others = [d for d in documents if d["kind"] != "CustomResourceDefinition"]
-        others.sort(key=lambda d: d["kind"] != "Namespace")
-        self._apply(labelled(definitions, LABEL, self.name))
-        self._apply(labelled(others, LABEL, self.name))
+        definitions, others = installation()
+        self._apply(labelled(definitions, self.name))
+        self._apply(labelled(others, self.name))
         names = [f"crd/{d['metadata']['name']}" for d in definitions]
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
         self._say("CRDs, roles and fences are in place")
@@ -706,10 +557,10 @@ class Testbed:
         authority = Connection.of(self.kubeconfig).authority
         wanted = []
         if nodes:
-            objects = [_node_object(node.name, number) for number, node in enumerate(nodes)]
-            self._apply(labelled(objects, LABEL, self.name))
-            states = [_node_status(node.name) for node in nodes]
-            self._apply(labelled(states, LABEL, self.name), "--subresource=status")
+            objects = [node_object(node.name, number) for number, node in enumerate(nodes)]
+            self._apply(labelled(objects, self.name))
+            states = [node_status(node.name) for node in nodes]
+            self._apply(labelled(states, self.name), "--subresource=status")
         for node in nodes:
             node.provision(self.state.ceiling or None, authority)
             path, life = str(node.token_file), self.state.token_seconds
@@ -748,14 +599,14 @@ class Testbed:
         """Remove everything with the bed's label from an offered cluster."""
         self._say("removing what this bed made in the offered cluster")
         try:
-            for kind in _OWNED:
+            for kind in OWNED:
                 self.kubectl(
                     "delete", kind, "-l", f"{LABEL}={self.name}", "--timeout=60s", timeout=90
                 )
         except TestbedError as error:
             raise TestbedError(
-                f"{error}\nThe offered cluster still holds objects labelled {LABEL}={self.name}: run "
-                "down again, or down --forget to leave them there."
+                f"{error}\nThe offered cluster still holds objects labelled {LABEL}={self.name}: "
+                "run down again, or down --forget to leave them there."
             ) from None
 
     @staticmethod
@@ -771,35 +622,3 @@ def _answers(url: str) -> bool:
             return int(answer.status) == 200
     except OSError:
         return False
-
-
-def _node_object(name: str, number: int) -> dict[str, object]:
-    labels = {
-        "kubernetes.io/hostname": name,
-        "kubernetes.io/os": "linux",
-        "topology.kubernetes.io/zone": f"zone-{'ab'[number % 2]}",
-        "linnet.dev/fleet": "testbed",
-    }
-    # No kubelet runs there: nothing else shall be scheduled to it.
-    taint = {"key": LABEL, "effect": "NoSchedule"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {"taints": [taint]},
-    }
-
-
-def _node_status(name: str) -> dict[str, object]:
-    ready = {
-        "type": "Ready",
-        "status": "True",
-        "reason": "Testbed",
-        "message": "a node of the testbed",
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name},
-        "status": {"conditions": [ready], "capacity": {"cpu": "1", "memory": "1Gi", "pods": "0"}},
-    }

@@ -1,7 +1,6 @@
 """Ways to a cluster, behind one interface: one that somebody offers, one from Go modules."""
 
 import base64
-import json
 import secrets
 import socket
 import ssl
@@ -286,13 +285,3 @@ def choose(
     if kind == "offered" or (kind is None and settings.kubeconfig is not None):
         return make_offered()
     return make_go()
-
-
-def labelled(documents: list[dict[str, object]], label: str, value: str) -> str:
-    """Return the objects as one List in JSON, each with a label."""
-    items = []
-    for document in documents:
-        metadata = dict(document.get("metadata") or {})  # type: ignore[call-overload]  # any JSON
-        metadata["labels"] = {**(metadata.get("labels") or {}), label: value}
-        items.append({**document, "metadata": metadata})
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})

@@ -95,4 +95,4 @@ def keep_fresh(path: Path) -> None:
                     _log.info("token.renewed", extra={"path": token.path})
                 except (TestbedError, subprocess.TimeoutExpired, OSError) as error:
                     _log.warning("token.failed %s", error)
-        time.sleep(min(30.0, *(token.seconds / 20 for token in tokens)))
+        time.sleep(2)
