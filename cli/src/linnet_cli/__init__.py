@@ -1,0 +1,1 @@
+"""The command line: ``linnet``, and the same as ``kubectl linnet``."""
