@@ -31,6 +31,8 @@ from linnet_operator.judge.thresholds import (
 from linnet_operator.judge.verdicts import Verdict
 
 _LEAVE_ONE_OUT_FROM = 5
+# What fits a column.
+_SHORT = 40
 _NOUNS = {
     "Errors": ("requests", "failed"),
     "Slow": ("requests", "were slow"),
@@ -146,10 +148,13 @@ def assess(inputs: StepInputs) -> StepAssessment:
     Pure and picklable on both sides, so it runs in a worker process.
     """
     line = decision_line(alpha=inputs.alpha, steps=inputs.steps)
-    metrics = tuple(_assess_metric(metric, inputs, line=line) for metric in inputs.metrics)
+    metrics = [_assess_metric(metric, inputs, line=line) for metric in inputs.metrics]
     thresholds = tuple(judge_threshold(each.spec, each.samples) for each in inputs.thresholds)
     log_e = combine([metric.look.log_e for metric in metrics])
-    metrics = _with_combined_evidence(metrics, log_e=log_e, line=line)
+    metrics = [
+        _with_message(_with_combined_evidence(metric, log_e=log_e), each)
+        for metric, each in zip(metrics, inputs.metrics, strict=True)
+    ]
     verdict, needs_person = _combined_verdict(inputs, metrics, thresholds, log_e=log_e, line=line)
     power = _slowest([metric.power for metric in metrics if metric.power is not None])
     return StepAssessment(
@@ -158,9 +163,9 @@ def assess(inputs: StepInputs) -> StepAssessment:
         log_e=log_e,
         line=line,
         message=_message(verdict, metrics, thresholds, needs_person=needs_person),
-        short=_short(verdict, metrics, thresholds, power, needs_person=needs_person),
+        short=_short(verdict, metrics, thresholds, power, needs_person=needs_person)[:_SHORT],
         power=power,
-        metrics=metrics,
+        metrics=tuple(metrics),
         thresholds=thresholds,
     )
 
@@ -210,7 +215,7 @@ def _assess_metric(metric: MetricInputs, inputs: StepInputs, *, line: float) -> 
         name=metric.name,
         signal=metric.signal,
         look=result,
-        message=_metric_message(metric, result, power),
+        message="",
         power=power,
     )
 
@@ -227,16 +232,18 @@ def _lack_of_history(metric: MetricInputs, *, required: int) -> str:
     return ready.sentence if 2 * len(ready.lacking) >= len(metric.candidates) else ""
 
 
-def _with_combined_evidence(
-    metrics: Sequence[MetricAssessment], *, log_e: float, line: float
-) -> tuple[MetricAssessment, ...]:
-    """Return the metrics, none condemned by evidence that the average of all does not carry."""
-    return tuple(
-        replace(metric, look=replace(metric.look, verdict=Verdict.UNDECIDED))
-        if metric.look.verdict is Verdict.FAIL and log_e < line and not metric.look.all_fail
-        else metric
-        for metric in metrics
-    )
+def _with_combined_evidence(metric: MetricAssessment, *, log_e: float) -> MetricAssessment:
+    """Return the metric, not condemned by evidence that the average of all does not carry."""
+    alone = metric.look.verdict is Verdict.FAIL and not metric.look.all_fail
+    if alone and log_e < metric.look.line:
+        return replace(metric, look=replace(metric.look, verdict=Verdict.UNDECIDED))
+    return metric
+
+
+def _with_message(metric: MetricAssessment, inputs: MetricInputs) -> MetricAssessment:
+    if metric.message:
+        return metric
+    return replace(metric, message=_metric_message(inputs, metric.look, metric.power))
 
 
 def _combined_verdict(
@@ -338,6 +345,8 @@ def _metric_message(metric: MetricInputs, result: MetricLook, power: Power | Non
         parts.append("the stable nodes are in trouble too, so the candidate is not blamed")
     elif result.verdict is Verdict.PARTIAL:
         parts.append(metric.partial or f"no data from {_names(result.missing)}")
+    elif result.log_e >= result.line:
+        parts.append("evidence of harm, but not yet enough over all metrics")
     else:
         parts.append(f"{rise} is not excluded yet")
     if power is not None and power.sentence != "decided":
