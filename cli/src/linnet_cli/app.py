@@ -61,7 +61,7 @@ def _run(argv: list[str], world: World) -> int:
         world.show(usage(world.prog))
         return Exit.OK
     if "--version" in leading:
-        argv = ["version"]
+        leading, argv = [], ["version"]
     name = argv[0]
     if name not in COMMANDS:
         raise UsageError(_unknown(name, world.prog))

@@ -38,6 +38,7 @@ from linnet_api.node_model import (
 from linnet_api.rollout_policy import Compare, Judge, RolloutPolicySpec, Step
 from linnet_cli.app import main
 from linnet_cli.errors import ConflictError
+from linnet_cli.exits import Exit
 from linnet_cli.kube.answers import refusal
 from linnet_cli.world import World
 
@@ -344,7 +345,11 @@ def linnet():
             token=lambda: "0badcafe",
             connect=lambda _args: kube,
         )
-        return Outcome(main(argv, world), out.getvalue(), err.getvalue())
+        try:
+            code = main(argv, world)
+        except KeyboardInterrupt:
+            code = Exit.INTERRUPTED
+        return Outcome(code, out.getvalue(), err.getvalue())
 
     return run
 
