@@ -5,10 +5,9 @@
   logged once, here, and is a 500.
 """
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ JSON: Final[Header] = (b"content-type", b"application/json")
 _SERVER_ERROR: Final = 500
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A whole answer."""
 
     status: int

@@ -104,8 +104,8 @@ class LoadedRevision:
             "name": self.record.serving_name,
             "versions": [self.record.revision],
             "platform": PLATFORM,
-            "inputs": [spec.metadata() for spec in self.session.inputs.values()],
-            "outputs": [spec.metadata() for spec in self.session.outputs.values()],
+            "inputs": [spec.metadata() for spec in self.session.signature.inputs.values()],
+            "outputs": [spec.metadata() for spec in self.session.signature.outputs.values()],
             "parameters": self.head["parameters"],
         }
 

@@ -10,7 +10,6 @@
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -55,9 +54,15 @@ class RecentAnswers:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def remember(self, request_id: str, metrics: RevisionMetrics, outputs: Sequence[Array]) -> None:
-        """Keep the answer to ``request_id``; an earlier one with the same id is forgotten."""
-        self._answers[request_id] = Answer(metrics, _labelled_output(outputs))
+    def remember(self, request_id: str, metrics: RevisionMetrics, output: Array | None) -> None:
+        """Keep the answer to ``request_id``; an earlier one with the same id is forgotten.
+
+        Args:
+            request_id: The id that the answer carries.
+            metrics: The series of the revision that answered.
+            output: The output that holds the label; None where the answer has none.
+        """
+        self._answers[request_id] = Answer(metrics, None if output is None else _shrink(output))
         self._answers.move_to_end(request_id)
         if len(self._answers) > self._capacity:
             self._answers.popitem(last=False)
@@ -96,19 +101,19 @@ def read_labels(output: Array) -> list[int]:
     return [int(label) for label in np.argmax(rows, axis=1)]
 
 
-def _labelled_output(outputs: Sequence[Array]) -> Array | None:
-    output = next((array for array in outputs if array.dtype == np.int64), None)
-    if output is None:
-        output = next((array for array in outputs if array.dtype.kind == "f"), None)
-    if output is None or output.size == 0:
-        return None
-    is_label = output.dtype.kind == "i"
-    rows = output.size if is_label else (output.shape[0] if output.ndim > 1 else 1)
-    if rows > _ROWS_LIMIT:
+def _shrink(output: Array) -> Array | None:
+    """Return what the labels of ``output`` can be read from, in few bytes; None without any."""
+    if output.size == 0 or _count_rows(output) > _ROWS_LIMIT:
         return None
     if output.nbytes <= _KEEP_BYTES:
         return output
     return np.array(read_labels(output), np.int64)
+
+
+def _count_rows(output: Array) -> int:
+    if output.dtype.kind in "iu":
+        return output.size
+    return int(output.shape[0]) if output.ndim > 1 else 1
 
 
 def _compare(answer: Answer, label: object) -> Verdict:

@@ -9,15 +9,13 @@
 Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_binary_data.md`.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from linnet_server.errors import BadRequestError
 from linnet_server.tensors import (
-    DTYPES,
     Array,
     TensorSpec,
     check_shape,
@@ -34,37 +32,72 @@ ID_LIMIT: Final = 256
 """Characters of a request id: the ids of recent requests are kept for feedback."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WantedOutput:
+class WantedOutput(NamedTuple):
     """One output that a request asks for."""
 
     name: str
     binary: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class InferRequest:
+class WantedOutputs(NamedTuple):
+    """The outputs that a request asks for, in the client's order.
+
+    Attributes:
+        outputs: Each with its form.
+        names: Their names alone.
+        label_at: Which of them holds the answer's label: the first INT64, else the first of floats.
+    """
+
+    outputs: tuple[WantedOutput, ...]
+    names: tuple[str, ...]
+    label_at: int | None
+
+
+class InferRequest(NamedTuple):
     """An inference request that fits the model.
 
     Attributes:
         id: The client's, or None.
         feeds: One array for each input of the model.
-        outputs: What to answer, in the client's order; all of the model's where it names none.
+        wanted: What to answer; all of the model's outputs where the request names none.
         elements: How many elements the feeds hold together: a measure of the work.
     """
 
     id: str | None
-    feeds: Mapping[str, Array]
-    outputs: Sequence[WantedOutput]
+    feeds: dict[str, Array]
+    wanted: WantedOutputs
     elements: int
+
+
+class Signature:
+    """The inputs and outputs of a model, and what follows from them for every request."""
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self.inputs: Final = {spec.name: spec for spec in inputs}
+        self.outputs: Final = {spec.name: spec for spec in outputs}
+        self._all: Final = {
+            binary: self.want([WantedOutput(name, binary) for name in self.outputs])
+            for binary in (False, True)
+        }
+
+    def want(self, outputs: Sequence[WantedOutput]) -> WantedOutputs:
+        """Return ``outputs`` with what follows from them."""
+        datatypes = [self.outputs[output.name].datatype for output in outputs]
+        labels = [at for at, datatype in enumerate(datatypes) if datatype == "INT64"]
+        scores = [at for at, datatype in enumerate(datatypes) if datatype.startswith("FP")]
+        label_at = next(iter(labels + scores), None)
+        return WantedOutputs(tuple(outputs), tuple(output.name for output in outputs), label_at)
+
+    def want_all(self, *, binary: bool) -> WantedOutputs:
+        """Return all outputs of the model."""
+        return self._all[binary]
 
 
 def parse_infer(
     body: bytes,
     *,
     json_bytes: int | None,
-    inputs: Mapping[str, TensorSpec],
-    outputs: Mapping[str, TensorSpec],
+    signature: Signature,
 ) -> InferRequest:
     """Return the request in ``body``.
 
@@ -72,22 +105,19 @@ def parse_infer(
         body: The whole HTTP body.
         json_bytes: The value of `Inference-Header-Content-Length`; None where the body is JSON
             alone.
-        inputs: The model's inputs by name.
-        outputs: The model's outputs by name.
+        signature: The model's inputs and outputs.
 
     Raises:
         BadRequestError: It is no request, or it does not fit the model.
     """
     document, raw = _split(body, json_bytes)
-    feeds = _read_inputs(document.get("inputs"), raw, inputs)
-    parameters = _parameters(document, "the request")
+    feeds = _read_inputs(document.get("inputs"), raw, signature.inputs)
+    binary = _read_parameter(document, "binary_data_output") is True
     return InferRequest(
-        id=_read_id(document.get("id")),
-        feeds=feeds,
-        outputs=_read_outputs(
-            document.get("outputs"), outputs, binary=parameters.get("binary_data_output") is True
-        ),
-        elements=total_elements(list(feeds.values())),
+        _read_id(document.get("id")),
+        feeds,
+        _read_outputs(document.get("outputs"), signature, binary=binary),
+        total_elements(feeds.values()),
     )
 
 
@@ -95,8 +125,8 @@ def render_infer(
     head: Mapping[str, Any],
     *,
     request_id: str,
-    specs: Mapping[str, TensorSpec],
-    wanted: Sequence[WantedOutput],
+    signature: Signature,
+    wanted: WantedOutputs,
     arrays: Sequence[Array],
 ) -> tuple[bytes, int | None]:
     """Return the body that answers a request, and the length of its JSON where raw tensors follow.
@@ -104,16 +134,16 @@ def render_infer(
     Args:
         head: What every answer of the model starts with: name, version, parameters.
         request_id: The client's id, or ours.
-        specs: The model's outputs by name.
+        signature: The model's inputs and outputs.
         wanted: The outputs, in the order of ``arrays``.
         arrays: What the model answered.
     """
     tensors: list[dict[str, Any]] = []
     raw: list[bytes] = []
-    for output, array in zip(wanted, arrays, strict=True):
+    for output, array in zip(wanted.outputs, arrays, strict=True):
         tensor: dict[str, Any] = {
             "name": output.name,
-            "datatype": specs[output.name].datatype,
+            "datatype": signature.outputs[output.name].datatype,
             "shape": array.shape,
         }
         if output.binary:
@@ -182,17 +212,17 @@ def _read_inputs(
             raise BadRequestError(f"input '{name}' is there twice")
         datatype = tensor.get("datatype")
         if datatype != spec.datatype:
-            known = "" if isinstance(datatype, str) and datatype in DTYPES else ", which the protocol does not know"
             raise BadRequestError(
-                f"input '{name}': datatype must be {spec.datatype}, not {datatype!r:.40}{known}"
+                f"input '{name}': datatype must be {spec.datatype}, not {datatype!r:.40}"
             )
         shape = check_shape(spec, tensor.get("shape"), symbols)
-        size = _parameters(tensor, f"input '{name}'").get("binary_data_size")
+        size = _read_parameter(tensor, "binary_data_size")
         if size is None:
             feeds[name] = decode_json(spec, shape, tensor.get("data"))
         else:
-            feeds[name] = decode_binary(spec, shape, _cut(name, raw, at, size))
-            at += size
+            chunk = _cut(name, raw, at, size)
+            feeds[name] = decode_binary(spec, shape, chunk)
+            at += len(chunk)
     missing = specs.keys() - feeds.keys()
     if missing:
         raise BadRequestError(f"missing input {_names(missing)}")
@@ -213,32 +243,31 @@ def _cut(name: str, raw: memoryview | None, at: int, size: object) -> memoryview
     return raw[at : at + size]
 
 
-def _read_outputs(
-    tensors: object, specs: Mapping[str, TensorSpec], *, binary: bool
-) -> list[WantedOutput]:
+def _read_outputs(tensors: object, signature: Signature, *, binary: bool) -> WantedOutputs:
     if tensors is None or tensors == []:
-        return [WantedOutput(name, binary) for name in specs]
+        return signature.want_all(binary=binary)
     if not isinstance(tensors, list):
         raise BadRequestError("'outputs' must be a list")
     wanted: list[WantedOutput] = []
     for tensor in tensors:
         name = tensor.get("name") if isinstance(tensor, dict) else None
-        if not isinstance(name, str) or name not in specs:
-            raise BadRequestError(f"the model has no output {name!r:.80}; it has {_names(specs)}")
-        parameters = _parameters(tensor, f"output '{name}'")
-        wanted.append(WantedOutput(name, parameters.get("binary_data", binary) is True))
+        if not isinstance(name, str) or name not in signature.outputs:
+            known = _names(signature.outputs)
+            raise BadRequestError(f"the model has no output {name!r:.80}; it has {known}")
+        own = _read_parameter(tensor, "binary_data")
+        wanted.append(WantedOutput(name, binary if own is None else own is True))
     if len({output.name for output in wanted}) != len(wanted):
         raise BadRequestError("an output is asked for twice")
-    return wanted
+    return signature.want(wanted)
 
 
-def _parameters(holder: dict[str, Any], what: str) -> dict[str, Any]:
+def _read_parameter(holder: dict[str, Any], name: str) -> object:
     parameters = holder.get("parameters")
     if parameters is None:
-        return {}
+        return None
     if not isinstance(parameters, dict):
-        raise BadRequestError(f"'parameters' of {what} must be an object")
-    return parameters
+        raise BadRequestError("'parameters' must be an object")
+    return parameters.get(name)
 
 
 def _names(names: Mapping[str, object] | set[str]) -> str:

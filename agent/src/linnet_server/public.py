@@ -12,6 +12,7 @@ A version is a revision or its number.
 """
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections.abc import Callable
@@ -68,14 +69,14 @@ class PublicApp:
         deadline_s: float,
         max_body_bytes: int,
         stopping: asyncio.Event,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self._catalog = catalog
         self._metrics = metrics
         self._deadline_s = deadline_s
         self._max_body_bytes = max_body_bytes
         self._stopping = stopping
-        self._new_id = new_id
+        self._new_id = new_id or _number_ids(uuid.uuid4().hex)
         self._server = {
             "name": "linnet",
             "version": metadata.version("linnet"),
@@ -167,12 +168,11 @@ class PublicApp:
         request = parse_infer(
             body,
             json_bytes=_read_json_bytes(scope),
-            inputs=session.inputs,
-            outputs=session.outputs,
+            signature=session.signature,
         )
         arrays = await loaded.lane.run(
             request.feeds,
-            [output.name for output in request.outputs],
+            request.wanted.names,
             elements=request.elements,
             deadline_s=self._deadline_s,
         )
@@ -185,11 +185,13 @@ class PublicApp:
         body, json_bytes = render_infer(
             loaded.head,
             request_id=request_id,
-            specs=loaded.session.outputs,
-            wanted=request.outputs,
+            signature=loaded.session.signature,
+            wanted=request.wanted,
             arrays=arrays,
         )
-        loaded.answers.remember(request_id, loaded.metrics, arrays)
+        label_at = request.wanted.label_at
+        output = None if label_at is None else arrays[label_at]
+        loaded.answers.remember(request_id, loaded.metrics, output)
         if json_bytes is None:
             return Response(200, body, (JSON, *loaded.headers))
         length = (_JSON_BYTES_HEADER, str(json_bytes).encode())
@@ -206,6 +208,12 @@ class PublicApp:
             request_id, label=document.get("label"), verdict=document.get("verdict")
         )
         return json_response({"id": request_id, "verdict": verdict.value})
+
+
+def _number_ids(prefix: str) -> Callable[[], str]:
+    """Return a source of ids; a UUID for each would cost as much as a small model."""
+    numbers = itertools.count(1)
+    return lambda: f"{prefix}-{next(numbers)}"
 
 
 def _expect(scope: Scope, method: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from linnet_server import ort
 from linnet_server.errors import LoadFailedError, ModelFailedError, NotOnnxError
+from linnet_server.protocol import Signature
 from linnet_server.tensors import Array, TensorSpec, generate_example
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,10 @@ class Session:
     def __init__(
         self,
         native: Any,  # noqa: ANN401 - onnxruntime has no types
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
+        signature: Signature,
     ) -> None:
         self._native = native
-        self.inputs: Final = {spec.name: spec for spec in inputs}
-        self.outputs: Final = {spec.name: spec for spec in outputs}
+        self.signature: Final = signature
 
     def run(
         self,
@@ -94,12 +93,12 @@ class Session:
 
     def warm_up(self) -> WarmUp | None:
         """Run the model on made-up inputs; None where it refused them."""
-        feeds = {name: generate_example(spec) for name, spec in self.inputs.items()}
+        feeds = {name: generate_example(spec) for name, spec in self.signature.inputs.items()}
         best_s = float("inf")
         try:
             for _ in range(_WARM_UP_RUNS):
                 started_at = time.perf_counter()
-                self.run(feeds, list(self.outputs))
+                self.run(feeds, list(self.signature.outputs))
                 best_s = min(best_s, time.perf_counter() - started_at)
         except ModelFailedError as exc:
             log.warning("server.warm_up.refused", extra={"reason": str(exc)})
@@ -140,8 +139,10 @@ def load_session(path: Path, *, variant: str, threads: int) -> Session:
         raise LoadFailedError(f"runs on {native.get_providers()}, not on {list(_PROVIDERS)}")
     return Session(
         native,
-        [_describe(arg, "input") for arg in native.get_inputs()],
-        [_describe(arg, "output") for arg in native.get_outputs()],
+        Signature(
+            [_describe(arg, "input") for arg in native.get_inputs()],
+            [_describe(arg, "output") for arg in native.get_outputs()],
+        ),
     )
 
 

@@ -12,7 +12,7 @@ Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_bin
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -178,8 +178,10 @@ def _convert(spec: TensorSpec, raw: Array, dtype: np.dtype[Any]) -> Array:
         raise BadRequestError(f"input '{spec.name}': 'data' does not hold {spec.datatype} values")
     match dtype.kind:
         case "f":
+            if raw.dtype == dtype:
+                return raw  # JSON has neither NaN nor Inf
             with np.errstate(over="ignore"):
-                converted = raw.astype(dtype, copy=False)
+                converted = raw.astype(dtype)
             if not np.isfinite(converted).all():
                 raise BadRequestError(
                     f"input '{spec.name}': a value is beyond the range of {spec.datatype}"
@@ -236,6 +238,6 @@ def _frame(element: str | bytes) -> bytes:
     return len(payload).to_bytes(_LENGTH_BYTES, "little") + payload
 
 
-def total_elements(arrays: Sequence[Array]) -> int:
+def total_elements(arrays: Iterable[Array]) -> int:
     """Return how many elements ``arrays`` hold together."""
     return sum(array.size for array in arrays)

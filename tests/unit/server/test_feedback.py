@@ -6,7 +6,9 @@ import pytest
 from linnet_server.errors import BadRequestError, NotFoundError
 from linnet_server.feedback import RecentAnswers, read_labels
 from linnet_server.metrics import Metrics, Verdict
+from linnet_server.protocol import Signature
 from linnet_server.records import unverified_revision
+from linnet_server.tensors import TensorSpec
 
 FEEDBACK = "/v2/models/defects/feedback"
 INFER = "/v2/models/defects/infer"
@@ -26,44 +28,44 @@ LABEL = np.array([2], np.int64)
 
 
 @pytest.mark.parametrize(
-    ("outputs", "label", "verdict"),
+    ("output", "label", "verdict"),
     [
-        pytest.param([SCORES], 1, "correct", id="argmax of floats"),
-        pytest.param([SCORES], 2, "wrong", id="not the argmax"),
-        pytest.param([SCORES, LABEL], 2, "correct", id="int64 goes before floats"),
-        pytest.param([LABEL, SCORES], [2], "correct", id="a list of one"),
-        pytest.param([np.vstack([SCORES, SCORES])], [1, 1], "correct", id="a label a row"),
-        pytest.param([np.vstack([SCORES, SCORES])], [1, 0], "wrong", id="one row wrong"),
-        pytest.param([SCORES[0]], 1, "correct", id="floats without rows"),
-        pytest.param([np.eye(1, 5000, 4321, np.float32)], 4321, "correct", id="a large output"),
+        pytest.param(SCORES, 1, "correct", id="argmax of floats"),
+        pytest.param(SCORES, 2, "wrong", id="not the argmax"),
+        pytest.param(LABEL, [2], "correct", id="a list of one"),
+        pytest.param(LABEL, 2, "correct", id="integers as they are"),
+        pytest.param(np.vstack([SCORES, SCORES]), [1, 1], "correct", id="a label a row"),
+        pytest.param(np.vstack([SCORES, SCORES]), [1, 0], "wrong", id="one row wrong"),
+        pytest.param(SCORES[0], 1, "correct", id="floats without rows"),
+        pytest.param(np.eye(1, 5000, 4321, np.float32), 4321, "correct", id="a large output"),
     ],
 )
-def test_a_label_is_compared_with(revision, outputs, label, verdict):
+def test_a_label_is_compared_with(revision, output, label, verdict):
     answers = RecentAnswers()
-    answers.remember("a", revision, outputs)
+    answers.remember("a", revision, output)
 
     assert answers.judge("a", label=label, verdict=None) == verdict
     assert counted(revision)[Verdict(verdict)] == 1
 
 
 @pytest.mark.parametrize(
-    ("outputs", "feedback"),
+    ("output", "feedback"),
     [
-        pytest.param([SCORES], {"label": "1"}, id="label is a string"),
-        pytest.param([SCORES], {"label": True}, id="label is a boolean"),
-        pytest.param([SCORES], {"label": []}, id="no labels"),
-        pytest.param([SCORES], {"label": [1, 1]}, id="more labels than rows"),
-        pytest.param([SCORES], {}, id="neither label nor verdict"),
-        pytest.param([SCORES], {"label": 1, "verdict": "wrong"}, id="both"),
-        pytest.param([SCORES], {"verdict": "maybe"}, id="unknown verdict"),
-        pytest.param([np.array(["cat"], object)], {"label": 1}, id="an output without labels"),
-        pytest.param([np.zeros((100, 3), np.float32)], {"label": [0] * 100}, id="too many rows"),
-        pytest.param([np.zeros((0, 3), np.float32)], {"label": 0}, id="no rows"),
+        pytest.param(SCORES, {"label": "1"}, id="label is a string"),
+        pytest.param(SCORES, {"label": True}, id="label is a boolean"),
+        pytest.param(SCORES, {"label": []}, id="no labels"),
+        pytest.param(SCORES, {"label": [1, 1]}, id="more labels than rows"),
+        pytest.param(SCORES, {}, id="neither label nor verdict"),
+        pytest.param(SCORES, {"label": 1, "verdict": "wrong"}, id="both"),
+        pytest.param(SCORES, {"verdict": "maybe"}, id="unknown verdict"),
+        pytest.param(None, {"label": 1}, id="an output without labels"),
+        pytest.param(np.zeros((100, 3), np.float32), {"label": [0] * 100}, id="too many rows"),
+        pytest.param(np.zeros((0, 3), np.float32), {"label": 0}, id="no rows"),
     ],
 )
-def test_feedback_that_does_not_fit_is_refused_and_not_counted(revision, outputs, feedback):
+def test_feedback_that_does_not_fit_is_refused_and_not_counted(revision, output, feedback):
     answers = RecentAnswers()
-    answers.remember("a", revision, outputs)
+    answers.remember("a", revision, output)
 
     with pytest.raises(BadRequestError):
         answers.judge("a", label=feedback.get("label"), verdict=feedback.get("verdict"))
@@ -72,7 +74,7 @@ def test_feedback_that_does_not_fit_is_refused_and_not_counted(revision, outputs
 
 def test_an_answer_is_judged_once(revision):
     answers = RecentAnswers()
-    answers.remember("a", revision, [SCORES])
+    answers.remember("a", revision, SCORES)
 
     first = answers.judge("a", label=None, verdict="wrong")
     again = answers.judge("a", label=None, verdict="correct")
@@ -85,7 +87,7 @@ def test_an_answer_is_judged_once(revision):
 def test_the_oldest_answers_are_forgotten(revision):
     answers = RecentAnswers(capacity=3)
     for name in "abcad":
-        answers.remember(name, revision, [SCORES])
+        answers.remember(name, revision, SCORES)
 
     assert len(answers) == 3
     assert answers.judge("a", label=1, verdict=None) == "correct"
@@ -95,6 +97,20 @@ def test_the_oldest_answers_are_forgotten(revision):
 
 def test_integers_of_all_sizes_are_labels():
     assert read_labels(np.array([[3], [250]], np.uint8)) == [3, 250]
+
+
+@pytest.mark.parametrize(
+    ("datatypes", "label_at"),
+    [
+        pytest.param(["FP32", "INT64"], 1, id="int64 before floats"),
+        pytest.param(["BYTES", "FP32", "FP64"], 1, id="the first of floats"),
+        pytest.param(["BYTES", "BOOL"], None, id="neither"),
+    ],
+)
+def test_the_label_is_in(datatypes, label_at):
+    outputs = [TensorSpec(f"y{n}", datatype, (1,)) for n, datatype in enumerate(datatypes)]
+
+    assert Signature([], outputs).want_all(binary=False).label_at == label_at
 
 
 async def test_feedback_counts_under_the_revision_that_answered(node, models, open_bench):
