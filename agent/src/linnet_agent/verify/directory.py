@@ -22,8 +22,13 @@ _BAD_MODE: Final = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
 _MAX_DEPTH: Final = 64
 
 
-def hash_directory(root: Path) -> dict[str, str]:
+def hash_directory(root: Path, *, private: bool = True) -> dict[str, str]:
     """Return the digest of every file below ``root``: name to ``sha256:<hex>``.
+
+    Args:
+        root: The directory.
+        private: True where nobody but its owner may be able to change it: modes and link counts
+            count. False for a publisher's working directory.
 
     Raises:
         ContentRefusedError: It holds something that a model may not hold.
@@ -31,12 +36,26 @@ def hash_directory(root: Path) -> dict[str, str]:
     """
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        digests = dict(_walk(directory, prefix="", depth=0))
+        digests = dict(_walk(directory, prefix="", depth=0, private=private))
     finally:
         os.close(directory)
     if (fault := names_fault(digests)) is not None:
         raise ContentRefusedError(fault)
     return digests
+
+
+def hash_file(path: Path) -> str:
+    """Return ``sha256:<hex>`` of one file of a publisher.
+
+    Raises:
+        ContentRefusedError: It is not a plain file.
+        OSError: It cannot be read.
+    """
+    directory = os.open(path.parent.resolve(), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return _hash_file(path.name, directory=directory, name=path.name, private=False)
+    finally:
+        os.close(directory)
 
 
 def verify_directory(root: Path, statement: Statement) -> None:
@@ -63,7 +82,7 @@ def difference(files: Mapping[str, str], signed: Mapping[str, str]) -> str | Non
     return None
 
 
-def _walk(directory: int, *, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
+def _walk(directory: int, *, prefix: str, depth: int, private: bool) -> Iterator[tuple[str, str]]:
     if depth > _MAX_DEPTH:
         msg = f"directories are nested deeper than {_MAX_DEPTH}"
         raise ContentRefusedError(msg)
@@ -76,27 +95,27 @@ def _walk(directory: int, *, prefix: str, depth: int) -> Iterator[tuple[str, str
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             child = os.open(entry, flags, dir_fd=directory)
             try:
-                yield from _walk(child, prefix=f"{name}/", depth=depth + 1)
+                yield from _walk(child, prefix=f"{name}/", depth=depth + 1, private=private)
             finally:
                 os.close(child)
         elif stat.S_ISREG(found.st_mode):
-            yield name, _hash_file(entry, directory=directory, name=name)
+            yield name, _hash_file(entry, directory=directory, name=name, private=private)
         else:
             msg = f"{name!r} is not a plain file"
             raise ContentRefusedError(msg)
 
 
-def _hash_file(entry: str, *, directory: int, name: str) -> str:
+def _hash_file(entry: str, *, directory: int, name: str, private: bool) -> str:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with os.fdopen(os.open(entry, flags, dir_fd=directory), "rb", buffering=0) as file:
         found = os.fstat(file.fileno())  # of the open file: what is checked is what is read
         if not stat.S_ISREG(found.st_mode):
             msg = f"{name!r} is not a plain file"
             raise ContentRefusedError(msg)
-        if found.st_nlink != 1:
+        if private and found.st_nlink != 1:
             msg = f"{name!r} has {found.st_nlink} links: it can change under another name"
             raise ContentRefusedError(msg)
-        if found.st_mode & _BAD_MODE:
+        if private and found.st_mode & _BAD_MODE:
             msg = f"{name!r} has mode {stat.S_IMODE(found.st_mode):o}"
             raise ContentRefusedError(msg)
         return "sha256:" + _digest(file.fileno())

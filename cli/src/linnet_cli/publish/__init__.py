@@ -1,0 +1,1 @@
+"""What publishers do, without a cluster: make keys, sign, push, verify."""

@@ -1,0 +1,127 @@
+"""``linnet sign``: name a model, count it, and sign every one of its files.
+
+- The bundle lies beside the model, never in it.
+- The same model, name, counter and key give the same bundle, byte for byte, where OpenSSL can.
+- What was signed is read back with the node's own code before it is handed out.
+"""
+
+import argparse
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from linnet_agent.errors import AgentError
+from linnet_agent.verify.oms import (
+    key_id,
+    load_public_key,
+    parse_bundle,
+    parse_statement,
+    signing_bytes,
+)
+from linnet_cli.errors import CliError
+from linnet_cli.exits import Exit
+from linnet_cli.publish.keys import load_private_key
+from linnet_cli.publish.statement import build_bundle, build_statement, hash_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``sign`` takes."""
+    parser.add_argument("model_path", metavar="DIR_OR_FILE", type=Path, help="the model")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NS/NAME",
+        help="name under which it may be served: <namespace>/<serving name>, as factory/defects",
+    )
+    parser.add_argument(
+        "--counter",
+        required=True,
+        type=int,
+        metavar="N",
+        help="release counter; higher for every release, for nodes refuse to go back",
+    )
+    parser.add_argument(
+        "--key", required=True, type=Path, metavar="FILE", help="private key (linnet keygen)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the bundle goes (default: beside the model, <model>.sigstore.json)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sign a model and write the bundle."""
+    output = args.output or bundle_path(args.model_path)
+    if args.model_path.is_dir() and output.resolve().is_relative_to(args.model_path.resolve()):
+        msg = f"{output} lies in the model: a bundle cannot sign itself"
+        raise CliError(msg)
+    try:
+        key = args.key.read_bytes()
+        bundle = sign_model(
+            args.model_path, model=args.model, counter=args.counter, private_key_pem=key
+        )
+        output.write_bytes(bundle)
+    except OSError as error:
+        msg = f"{error.filename}: {error.strerror}"
+        raise CliError(msg) from error
+    statement = parse_statement(parse_bundle(bundle).payload)
+    print(f"signed {args.model} counter {args.counter}: {len(statement.files)} files, {output}")
+    print(f"model digest {statement.model_digest}")
+    return Exit.OK
+
+
+def sign_model(directory: Path, *, model: str, counter: int, private_key_pem: bytes) -> bytes:
+    """Return an OMS bundle for the files of ``directory`` (or the one file).
+
+    Args:
+        directory: The model; only plain files.
+        model: ``<namespace>/<serving name>``.
+        counter: Release counter, 0 or more.
+        private_key_pem: An EC key on P-256, P-384 or P-521.
+
+    Raises:
+        CliError: One of them cannot be used.
+        OSError: The model cannot be read.
+    """
+    key = load_private_key(private_key_pem)
+    try:
+        payload = build_statement(hash_model(directory), model=model, counter=counter)
+        bundle = build_bundle(
+            payload,
+            signature=_sign(key, signing_bytes(payload)),
+            key_id=key_id(key.public_key()),
+        )
+        parse_statement(parse_bundle(bundle).payload)  # what a node would refuse is not handed out
+    except AgentError as error:
+        msg = f"{directory} cannot be signed: {error}"
+        raise CliError(msg) from error
+    public_pem = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    assert load_public_key(public_pem.decode()).verifies(parse_bundle(bundle))
+    return bundle
+
+
+def bundle_path(model_path: Path) -> Path:
+    """Return where the bundle of a model lies unless told otherwise: beside it."""
+    resolved = model_path.resolve()
+    return resolved.with_name(resolved.name + ".sigstore.json")
+
+
+_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
+    "secp256r1": hashes.SHA256,
+    "secp384r1": hashes.SHA384,
+    "secp521r1": hashes.SHA512,
+}
+
+
+def _sign(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
+    algorithm = _HASHES[key.curve.name]()
+    try:
+        return key.sign(message, ec.ECDSA(algorithm, deterministic_signing=True))
+    except UnsupportedAlgorithm:  # OpenSSL before 3.2: as good, but not reproducible
+        return key.sign(message, ec.ECDSA(algorithm))
