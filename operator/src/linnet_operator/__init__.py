@@ -1,0 +1,1 @@
+"""The operator: Kopf feeds, tasks turn, a pure planner decides, one adapter writes."""

@@ -1,0 +1,67 @@
+"""The operator's own metrics; names are a promise (DESIGN, section 4)."""
+
+from typing import Final
+
+import prometheus_client
+
+REGISTRY: Final = prometheus_client.CollectorRegistry()
+
+WRITES: Final = prometheus_client.Counter(
+    "linnet_operator_writes",
+    "Writes to the API server, by kind and verb. Does not move while the fleet is settled.",
+    ("kind", "verb"),
+    registry=REGISTRY,
+)
+PLAN_SECONDS: Final = prometheus_client.Histogram(
+    "linnet_operator_plan_seconds",
+    "Seconds of one pass of the planner over one ModelDeployment.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+    registry=REGISTRY,
+)
+TURNS: Final = prometheus_client.Counter(
+    "linnet_operator_turns",
+    "Turns of the loop, by outcome: Settled, Wrote, Waiting, Conflict, Error.",
+    ("outcome",),
+    registry=REGISTRY,
+)
+KUBE_RETRIES: Final = prometheus_client.Counter(
+    "linnet_operator_kube_retries",
+    "Requests to the API server that were tried again, by HTTP status (0: no answer).",
+    ("status",),
+    registry=REGISTRY,
+)
+LOOP_LAG: Final = prometheus_client.Gauge(
+    "linnet_operator_loop_lag_seconds",
+    "How late the event loop woke a timer, the largest of the last ten seconds.",
+    registry=REGISTRY,
+)
+CACHE_OBJECTS: Final = prometheus_client.Gauge(
+    "linnet_operator_cache_objects",
+    "Objects in the cache, by kind.",
+    ("kind",),
+    registry=REGISTRY,
+)
+LOOKS: Final = prometheus_client.Counter(
+    "linnet_operator_looks",
+    "Looks at the evidence, by verdict.",
+    ("verdict",),
+    registry=REGISTRY,
+)
+ROLLOUT_STEP: Final = prometheus_client.Gauge(
+    "linnet_rollout_step",
+    "The step that a running rollout is at, from 1.",
+    ("namespace", "deployment"),
+    registry=REGISTRY,
+)
+ROLLOUT_NODES: Final = prometheus_client.Gauge(
+    "linnet_rollout_nodes",
+    "Nodes of a deployment, by where they are (onCandidate, eligible, deferred, silent, refused).",
+    ("namespace", "deployment", "where"),
+    registry=REGISTRY,
+)
+ROLLOUTS_ENDED: Final = prometheus_client.Counter(
+    "linnet_rollout_ended",
+    "Rollouts that ended, by phase.",
+    ("namespace", "deployment", "phase"),
+    registry=REGISTRY,
+)

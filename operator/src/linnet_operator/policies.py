@@ -1,0 +1,137 @@
+"""What a schema cannot say about policies, and the status that says it.
+
+Rules:
+- A policy that cannot be used is InvalidSpec, with every problem in the sentence; deployments that
+  name it wait.
+- The status is written only when it differs.
+"""
+
+import re
+import zoneinfo
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from linnet_api.conditions import Condition, settled, stalled, stamp
+from linnet_api.durations import format_duration, parse_duration
+from linnet_api.reasons import DeploymentReason
+from linnet_api.rollout_policy import RolloutPolicySpec, RolloutPolicyStatus
+from linnet_api.trust_policy import Authority, TrustPolicySpec, TrustPolicyStatus
+from linnet_operator.cache import Entry, Invalid, PolicyFacts, TrustFacts, facts_of
+from linnet_operator.planner.windows import parse_cron
+
+_NOTHING: Final = timedelta()
+
+
+def policy_problems(spec: RolloutPolicySpec) -> list[str]:
+    """Return what is wrong with a RolloutPolicy, as sentences; empty where it can be used."""
+    problems = []
+    bakes = [parse_duration(step.bake) for step in spec.steps]
+    shortest = min((bake for bake in bakes if bake > _NOTHING), default=None)
+    window = parse_duration(spec.judge.history.window)
+    history = spec.judge.history
+    if window <= _NOTHING:
+        problems.append("spec.judge.history.window must be longer than 0s")
+    if spec.judge.compare and shortest is not None and window > shortest:
+        problems.append(
+            f"spec.judge.history.window is {history.window}, longer than the shortest bake "
+            f"({format_duration(shortest)}): a candidate has no window of that length to compare"
+        )
+    if history.required > history.windows:
+        problems.append(
+            f"spec.judge.history.required is {history.required}, but only {history.windows} "
+            "windows are read"
+        )
+    if parse_duration(spec.judge.interval) <= _NOTHING:
+        problems.append("spec.judge.interval must be longer than 0s")
+    for threshold in spec.judge.thresholds:
+        low, high = threshold.min, threshold.max
+        if low is not None and high is not None and float(low) > float(high):
+            problems.append(
+                f"spec.judge.thresholds {threshold.name}: min {low} is above max {high}"
+            )
+    for number, each in enumerate(spec.windows):
+        try:
+            parse_cron(each.cron)
+            zoneinfo.ZoneInfo(each.time_zone)
+        except zoneinfo.ZoneInfoNotFoundError:
+            problems.append(f"spec.windows[{number}]: {each.time_zone!r} is no IANA time zone")
+        except ValueError as error:
+            problems.append(f"spec.windows[{number}]: {error}")
+    return problems
+
+
+def trust_problems(spec: TrustPolicySpec) -> list[str]:
+    """Return what is wrong with a TrustPolicy, as sentences; empty where it can be used."""
+    problems = []
+    names = {authority.name for authority in spec.authorities}
+    unknown = sorted(set(spec.require.of) - names)
+    if unknown:
+        problems.append(f"spec.require.of names no authority: {', '.join(unknown)}")
+    counted = len(set(spec.require.of) & names) if spec.require.of else len(names)
+    if spec.require.threshold > counted:
+        problems.append(
+            f"spec.require.threshold is {spec.require.threshold}, but only {counted} authorities "
+            "count: nothing could ever be allowed"
+        )
+    for authority in spec.authorities:
+        problems += [f"spec.authorities {authority.name}: {text}" for text in _keyless(authority)]
+    return problems
+
+
+def policy_status(entry: Entry, *, now: datetime) -> RolloutPolicyStatus | None:
+    """Return the status that a RolloutPolicy should have, or None where it has it."""
+    facts = facts_of(entry, PolicyFacts)
+    spec = facts.spec
+    problems = [spec.message] if isinstance(spec, Invalid) else policy_problems(spec)
+    wanted = RolloutPolicyStatus(
+        observed_generation=entry.generation,
+        conditions=_conditions(problems, entry, before=facts.status.conditions, now=now),
+    )
+    return None if wanted == facts.status else wanted
+
+
+def trust_status(entry: Entry, *, now: datetime) -> TrustPolicyStatus | None:
+    """Return the status that a TrustPolicy should have, or None where it has it."""
+    facts = facts_of(entry, TrustFacts)
+    spec = facts.spec
+    problems = [spec.message] if isinstance(spec, Invalid) else trust_problems(spec)
+    wanted = TrustPolicyStatus(
+        observed_generation=entry.generation,
+        conditions=_conditions(problems, entry, before=facts.status.conditions, now=now),
+    )
+    return None if wanted == facts.status else wanted
+
+
+def _conditions(
+    problems: Sequence[str], entry: Entry, *, before: Sequence[Condition], now: datetime
+) -> tuple[Condition, ...]:
+    if problems:
+        wanted = stalled(
+            reason=DeploymentReason.INVALID_SPEC,
+            message="; ".join(problems),
+            generation=entry.generation,
+        )
+    else:
+        wanted = settled(
+            reason=DeploymentReason.ACCEPTED,
+            message="The policy can be used.",
+            generation=entry.generation,
+        )
+    # Kubernetes keeps whole seconds; a finer time would differ from itself at the next turn.
+    return stamp(wanted, before=before, now=now.replace(microsecond=0))
+
+
+def _keyless(authority: Authority) -> list[str]:
+    keyless = authority.keyless
+    if (authority.key is None) == (keyless is None):
+        return ["it needs either key or keyless"]
+    if keyless is None:
+        return []
+    if (keyless.identity is None) == (keyless.identity_regexp is None):
+        return ["it needs either identity or identityRegexp"]
+    try:
+        re.compile(keyless.identity_regexp or "")
+    except re.error as error:
+        return [f"identityRegexp is no regular expression: {error}"]
+    return []
