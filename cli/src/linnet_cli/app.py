@@ -34,6 +34,7 @@ COMMANDS = {
     "promote": Command(_ACTS, "go on although the evidence has not decided"),
     "retry": Command(_ACTS, "try again what was taken back"),
     "version": Command("linnet_cli.commands.version", "print the version"),
+    "keygen": Command("linnet_cli.publish.keys", "make a key for signing", on_cluster=False),
     "sign": Command("linnet_cli.publish.sign", "sign a model's files", on_cluster=False),
     "verify": Command("linnet_cli.publish.verify", "check a signed model", on_cluster=False),
     "push": Command(
