@@ -16,6 +16,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 
@@ -28,6 +29,9 @@ from linnet_server.records import unverified_revision
 from linnet_server.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_KEEP_ALIVE_S: Final = 75
+"""Longer than the pools of common clients: who closes first, loses a request now and then."""
 
 
 class StartError(Exception):
@@ -115,6 +119,7 @@ class _Listener(uvicorn.Server):
                 access_log=False,
                 date_header=False,
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(drain_s)),
             )
         )
