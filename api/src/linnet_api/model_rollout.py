@@ -160,7 +160,7 @@ class Decision(ApiModel):
     step: Annotated[int, Field(description="The step, from 1.", ge=0, le=20)]
     verdict: Annotated[Verdict, Field(description="What the look said.")]
     action: Annotated[
-        Word, Field(description="What followed: Advance, Rollback, Hold, Ask, Complete.")
+        Word, Field(description="What followed: Advance, Promote (a person said so), Rollback, Hold, Ask.")
     ]
     message: Annotated[Sentence, Field(description="Why, with numbers.")]
     evidence: Annotated[

@@ -52,10 +52,17 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class ResolveFailure:
-    """The source could not be resolved; ``message`` says what the registry said."""
+    """The source could not be resolved; ``message`` says what the registry said.
+
+    Attributes:
+        source: The source.
+        message: What the registry said, and what to do.
+        final: True where only a person can help (it does not exist); False where a retry may.
+    """
 
     source: str
     message: str
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,183 @@
+"""From a verdict to what follows: Advance, Rollback, Ask or Hold.
+
+- No data, partial, stale or unmeasured evidence is never a pass (rule 5).
+- A pass also needs the nodes' own reports: who can write metrics cannot wave a model through (rule 16).
+- A Fail needs neither bake nor reports: it may act at any time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from linnet_api.durations import format_duration, parse_duration
+from linnet_api.reasons import Verdict, WaitReason
+from linnet_api.rollout_policy import Judge
+from linnet_operator.planner.fleet import is_active
+from linnet_operator.planner.model import Evidence, NodeView
+
+STALE_AFTER_LOOKS = 3
+STALE_AT_LEAST = timedelta(seconds=30)
+FIT_SHARE = 0.9
+FIT_SLACK_REQUESTS = 5
+"""Scrape and heartbeat are not taken at one instant."""
+
+
+class Action(StrEnum):
+    """What follows from a look, or from a person's word (Promote)."""
+
+    ADVANCE = "Advance"
+    PROMOTE = "Promote"
+    ROLLBACK = "Rollback"
+    ASK = "Ask"
+    HOLD = "Hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gate of a step says now, and why."""
+
+    action: Action
+    reason: WaitReason
+    verdict: Verdict
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the gate looks at, besides the evidence.
+
+    Attributes:
+        measures: True where the policy has something to measure for this rollout.
+        may_go_unmeasured: True where NotMeasured is good enough (Proceed, and no thresholds).
+        baked: True where the bake has been served.
+        all_in: True where every node of the step serves the candidate, as far as it can be reached.
+        late: True where ``decideWithin`` is over.
+        misfit: What does not fit between metrics and node reports; None where they fit.
+    """
+
+    measures: bool
+    may_go_unmeasured: bool
+    baked: bool
+    all_in: bool
+    late: bool
+    misfit: str | None
+
+
+def pass_or_hold(evidence: Evidence | None, facts: Facts, judge: Judge, *, now: datetime) -> Gate:
+    """Return what follows for the step that ``evidence`` judges."""
+    if not facts.measures:
+        return _ready(
+            facts,
+            Gate(
+                Action.ADVANCE,
+                WaitReason.EVIDENCE,
+                Verdict.NOT_MEASURED,
+                "the policy measures nothing here: the nodes' own checks and the bake have passed",
+            ),
+        )
+    if evidence is None:
+        return Gate(
+            Action.HOLD,
+            WaitReason.EVIDENCE,
+            Verdict.NOT_MEASURED,
+            "no look at the metrics has been made yet",
+        )
+    if evidence.verdict is Verdict.FAIL:
+        action = Action.ASK if evidence.needs_person else Action.ROLLBACK
+        return Gate(action, WaitReason.DECISION, Verdict.FAIL, evidence.message)
+    return _ready(facts, _weigh(evidence, facts, judge, now))
+
+
+def misfit(
+    nodes: Sequence[NodeView], evidence: Evidence, *, revision: str, now: datetime
+) -> str | None:
+    """Return where the metrics count requests that the nodes' own reports do not know (rule 16).
+
+    Args:
+        nodes: The nodes of the step.
+        evidence: The look; ``requests`` counts since each node's activation.
+        revision: The candidate.
+        now: The time of the turn.
+    """
+    for node in nodes:
+        counted = evidence.requests.get(node.name)
+        if counted is None or not is_active(node, revision) or not node.connected(now):
+            continue
+        needed = FIT_SHARE * counted * _covered(node, evidence) - FIT_SLACK_REQUESTS
+        own = node.served.get(revision)
+        reported = own.requests if own is not None else 0
+        if reported < needed:
+            return (
+                f"node reports do not fit: metrics count {counted:.0f} requests on {node.name}, "
+                f"its own heartbeat {reported}"
+            )
+    return None
+
+
+def _covered(node: NodeView, evidence: Evidence) -> float:
+    """Return the share of the look's time that the node's newest heartbeat covers, 0 to 1."""
+    report = node.report
+    assert report is not None, node.name
+    assert report.current is not None, node.name
+    assert node.heartbeat_at is not None, node.name
+    since = report.current.activated_at
+    if since is None or node.heartbeat_at >= evidence.at:
+        return 1.0
+    whole = (evidence.at - since).total_seconds()
+    part = (node.heartbeat_at - since).total_seconds()
+    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
+
+
+def _weigh(evidence: Evidence, facts: Facts, judge: Judge, now: datetime) -> Gate:
+    stale = now - evidence.at
+    if stale > max(STALE_AFTER_LOOKS * parse_duration(judge.interval), STALE_AT_LEAST):
+        text = f"the newest look is {format_duration(stale)} old: {evidence.message}"
+        return _no_data(Verdict.PARTIAL, WaitReason.PARTIAL_DATA, text, facts, judge)
+    match evidence.verdict:
+        case Verdict.PASS:
+            return _passed(Verdict.PASS, evidence, facts, judge)
+        case Verdict.NOT_MEASURED if facts.may_go_unmeasured:
+            return _passed(Verdict.NOT_MEASURED, evidence, facts, judge)
+        case Verdict.UNDECIDED:
+            return _undecided(evidence, facts, judge)
+        case Verdict.PARTIAL:
+            reason = WaitReason.PARTIAL_DATA
+        case Verdict.FLEET_TROUBLE:
+            return Gate(
+                Action.HOLD, WaitReason.FLEET_TROUBLE, Verdict.FLEET_TROUBLE, evidence.message
+            )
+        case Verdict.LEARNING:
+            return Gate(Action.HOLD, WaitReason.LEARNING, Verdict.LEARNING, evidence.message)
+        case _:
+            reason = WaitReason.NO_DATA
+    return _no_data(evidence.verdict, reason, evidence.message, facts, judge)
+
+
+def _passed(verdict: Verdict, evidence: Evidence, facts: Facts, judge: Judge) -> Gate:
+    if facts.misfit is not None:
+        return _no_data(Verdict.PARTIAL, WaitReason.PARTIAL_DATA, facts.misfit, facts, judge)
+    return Gate(Action.ADVANCE, WaitReason.EVIDENCE, verdict, evidence.message)
+
+
+def _undecided(evidence: Evidence, facts: Facts, judge: Judge) -> Gate:
+    action = Action(judge.on_undecided) if facts.late else Action.HOLD
+    if action is Action.ADVANCE and facts.misfit is not None:
+        return _no_data(Verdict.PARTIAL, WaitReason.PARTIAL_DATA, facts.misfit, facts, judge)
+    reason = WaitReason.DECISION if action is Action.ASK else WaitReason.EVIDENCE
+    return Gate(action, reason, Verdict.UNDECIDED, evidence.message)
+
+
+def _no_data(
+    verdict: Verdict, reason: WaitReason, message: str, facts: Facts, judge: Judge
+) -> Gate:
+    action = Action(judge.on_no_data) if facts.late else Action.HOLD
+    return Gate(action, WaitReason.DECISION if action is Action.ASK else reason, verdict, message)
+
+
+def _ready(facts: Facts, gate: Gate) -> Gate:
+    """Return ``gate``, but nothing that advances before all nodes are in and the bake is served."""
+    if gate.action is not Action.ADVANCE or (facts.all_in and facts.baked):
+        return gate
+    reason = WaitReason.BAKING if facts.all_in else WaitReason.ACTIVATING
+    return Gate(Action.HOLD, reason, gate.verdict, gate.message)

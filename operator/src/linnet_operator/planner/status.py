@@ -1,0 +1,514 @@
+"""What objects say about themselves: conditions, counts, and what is waited for (rules 9 and 10).
+
+- Everything that is not settled says what it waits for, in words and numbers.
+- Numbers that move by themselves are shown in tenths, so that waiting does not write all the time (rule 11).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from linnet_api.conditions import Condition, paused, reconciling, settled, stalled, stamp
+from linnet_api.durations import format_duration
+from linnet_api.fields import WaitingFor
+from linnet_api.model_deployment import (
+    Condemned,
+    ModelDeploymentStatus,
+    NodeCounts,
+    RevisionStatus,
+)
+from linnet_api.model_rollout import ModelRolloutStatus, RevisionRef
+from linnet_api.reasons import DeploymentReason, RolloutPhase, Verdict, WaitReason
+from linnet_operator.planner import bake, windows
+from linnet_operator.planner.budget import room
+from linnet_operator.planner.decide import (
+    deadline_passed,
+    gate_of,
+    is_asking,
+    is_back,
+    names,
+    next_steps,
+)
+from linnet_operator.planner.fleet import (
+    Fleet,
+    has_refused,
+    is_active,
+    is_in,
+    is_ordered,
+    is_stuck,
+)
+from linnet_operator.planner.model import DeploymentView, NodeView, RolloutView
+from linnet_operator.planner.turn import Turn, step_status
+from linnet_operator.planner.wanted import title
+
+_TENTHS = 10
+_PERSON = frozenset({WaitReason.APPROVAL, WaitReason.DECISION, WaitReason.PAUSED})
+_END_REASON = {
+    RolloutPhase.COMPLETED: DeploymentReason.SERVING,
+    RolloutPhase.ROLLED_BACK: DeploymentReason.ROLLED_BACK,
+    RolloutPhase.REFUSED: DeploymentReason.REFUSED,
+}
+
+
+# ---------------------------------------------------------------- a running rollout
+
+
+def of_rollout(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus:
+    """Return ``status`` with everything that is said about it filled in."""
+    status = _with_counts(turn, status)
+    phase = status.phase
+    if phase is not None and phase.ended:
+        return _with_conditions(turn, status, _conditions_at_end(turn, status))
+    waiting = waiting_for(turn, status)
+    status = status.model_copy(update={"waiting_for": waiting})
+    if phase is not RolloutPhase.ROLLING_BACK:
+        status = status.model_copy(update={"message": waiting.message})
+    return _with_conditions(
+        turn, status, _conditions(turn, status, waiting, turn.rollout.generation)
+    )
+
+
+def waiting_for(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
+    """Return what the rollout waits for."""
+    if status.phase is RolloutPhase.ROLLING_BACK:
+        return _reverting(turn, status)
+    held = turn.held
+    if held is not None:
+        return _wait(
+            held.reason, "paused" if held.reason is WaitReason.PAUSED else "source", held.message
+        )
+    if not turn.eligible_count:
+        return _no_nodes(turn.fleet)
+    match status.phase:
+        case RolloutPhase.WAITING:
+            return _waiting(turn, status)
+        case RolloutPhase.STEPPING | RolloutPhase.FINISHING:
+            return _activating(turn, status)
+        case RolloutPhase.BAKING:
+            return _baking(turn, status)
+        case _:
+            return _learning(turn)
+
+
+def _reverting(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
+    left = [node for node in turn.fleet.everyone if not is_back(turn, node)]
+    online = [node for node in left if node.connected(turn.now)]
+    where = title(turn.stable, turn.revisions) if turn.stable is not None else "nothing"
+    cause = status.decisions[-1].message if status.decisions else ""
+    return _wait(
+        WaitReason.REVERTING,
+        f"{len(online)} to revert",
+        f"{len(online)} connected nodes go back to {where}"
+        + (f": {names(online)}" if online else "")
+        + (
+            f"; {len(left) - len(online)} offline at first contact"
+            if len(left) > len(online)
+            else ""
+        )
+        + f"; because {cause}",
+    )
+
+
+def _no_nodes(fleet: Fleet) -> WaitingFor:
+    return _wait(
+        WaitReason.NO_NODES,
+        f"0 of {fleet.matched_count} nodes",
+        f"no eligible node: {fleet.matched_count} match the selector, {len(fleet.deferred)} of them "
+        f"have no agent or were not seen for long, {len(fleet.incompatible)} cannot run it",
+    )
+
+
+def _learning(turn: Turn) -> WaitingFor:
+    evidence = turn.look_at(0)
+    if evidence is None:
+        return _wait(WaitReason.LEARNING, "history", "the nodes' own history is being read")
+    reason = {
+        Verdict.NO_DATA: WaitReason.NO_DATA,
+        Verdict.PARTIAL: WaitReason.PARTIAL_DATA,
+        Verdict.FLEET_TROUBLE: WaitReason.FLEET_TROUBLE,
+    }.get(evidence.verdict, WaitReason.LEARNING)
+    return _wait(reason, evidence.short or "history", evidence.message)
+
+
+def _waiting(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
+    coming = next_steps(turn, status.step)
+    step = coming[0] if coming else status.step
+    name = turn.deployment.name
+    if is_asking(status):
+        message = status.decisions[-1].message if status.decisions else ""
+        return _wait(
+            WaitReason.DECISION,
+            f"a person: {status.verdict}",
+            f"{status.verdict}: {message}; decide: linnet promote {name}, or linnet abort {name}",
+        )
+    if status.reason == WaitReason.APPROVAL:
+        return _wait(
+            WaitReason.APPROVAL,
+            f"approval of step {step}",
+            f"step {step} ({turn.quota(step)} of {turn.eligible_count} nodes) begins when a person "
+            f"approves it: linnet approve {name} --step {step}",
+        )
+    opens = windows.next_open(turn.policy.windows, turn.now)
+    when = f"opens at {opens:%Y-%m-%d %H:%M %Z}" if opens is not None else "never opens"
+    return WaitingFor(
+        reason=WaitReason.WINDOW,
+        short=f"window for step {step}",
+        message=f"step {step} begins in the next window, which {when}",
+        until=opens.replace(microsecond=0) if opens is not None else None,
+    )
+
+
+def _activating(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
+    candidate = turn.candidate.revision
+    asked = turn.asked(status)
+    if not asked:
+        return _wait(
+            WaitReason.HELD_AT_ZERO,
+            "held at 0 nodes",
+            f"step {status.step} asks for 0 nodes and holds here: linnet promote {turn.deployment.name}",
+        )
+    done = [node for node in asked if is_in(node, candidate, now=turn.now)]
+    short = f"{len(done)} of {len(asked)} nodes"
+    begin = f"{len(done)} of {len(asked)} nodes serve {title(turn.candidate, turn.revisions)}"
+    trouble = _trouble(turn, asked)
+    silent = [node for node in asked if node in turn.fleet.silent]
+    if silent:
+        return _wait(
+            WaitReason.SILENT_NODES,
+            f"{len(silent)} silent",
+            f"{begin}; {names(silent)} took it and are lost since{trouble}",
+        )
+    unordered = [node for node in asked if not is_ordered(node, candidate)]
+    left = room(turn.policy.budget, turn.fleet, now=turn.now, had_model=turn.stable is not None)
+    if unordered and left.spent:
+        return _wait(
+            WaitReason.BUDGET,
+            f"budget: {left.unavailable} of {left.limit} out",
+            f"{begin}; {left.unavailable} nodes are out of service and {left.limit} may be, so "
+            f"{len(unordered)} wait{trouble}",
+        )
+    lost = [node for node in asked if not node.connected(turn.now)]
+    gone = f"; not connected: {names(lost)}" if lost else ""
+    reason = (
+        WaitReason.FINISHING if status.phase is RolloutPhase.FINISHING else WaitReason.ACTIVATING
+    )
+    return _wait(reason, short, f"{begin}{gone}{trouble}")
+
+
+def _trouble(turn: Turn, nodes: Sequence[NodeView]) -> str:
+    candidate = turn.candidate.revision
+    stuck = [node for node in nodes if is_stuck(node, candidate) or has_refused(node, candidate)]
+    if not stuck or stuck[0].report is None:
+        return ""
+    report = stuck[0].report
+    word = report.reason.value if report.reason is not None else "Failed"
+    more = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
+    return f"; {stuck[0].name}{more}: {word}" + (f" ({report.message})" if report.message else "")
+
+
+def _baking(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
+    step = step_status(status, status.step)
+    whole = turn.bake(status.step)
+    served = bake.served(step, turn.now)
+    gate = gate_of(turn, status)
+    evidence = turn.look_at(status.step)
+    said = f"; {gate.verdict}: {gate.message}" if turn.measures else ""
+    if served < whole:
+        shown = format_duration(_tenths(served, whole))
+        short = f"{shown} of {format_duration(whole)}"
+        if step.baking_since is None:
+            text = f"step {status.step} stands still at {short}: too many of its nodes are missing"
+            return _wait(WaitReason.BAKING, short, text + said)
+        ends = step.baking_since + whole - timedelta(seconds=step.baked_seconds)
+        return WaitingFor(
+            reason=WaitReason.BAKING,
+            short=short,
+            message=f"step {status.step} bakes: {short}{said}",
+            until=ends.replace(microsecond=0),
+        )
+    if gate.reason in (WaitReason.BAKING, WaitReason.ACTIVATING):
+        return _activating(turn, status)
+    short = evidence.short if evidence is not None and evidence.short else str(gate.verdict)
+    return _wait(gate.reason, short, f"step {status.step} has baked {format_duration(whole)}{said}")
+
+
+def _with_counts(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus:
+    steps = turn.policy.steps
+    update: dict[str, object] = {
+        "observed_generation": turn.rollout.generation,
+        "step_short": f"{turn.merged_to(status.step)}/{len(steps)}",
+    }
+    ended = status.phase is not None and status.phase.ended
+    if status.step and not ended:
+        holders = [n for n in turn.fleet.eligible if is_ordered(n, turn.candidate.revision)]
+        step = step_status(status, status.step)
+        changes: dict[str, object] = {
+            "nodes": len(holders),
+            "quota": turn.quota(status.step),
+            "control": turn.control_count,
+        }
+        look = turn.look_at(status.step)
+        judging = status.phase in (RolloutPhase.STEPPING, RolloutPhase.BAKING)
+        if look is not None and (judging or look.verdict is not step.verdict) and turn.measures:
+            changes |= {"verdict": look.verdict, "message": look.message[:2048]}
+            if not is_asking(status) and status.phase is not RolloutPhase.ROLLING_BACK:
+                update["verdict"] = look.verdict
+        index = status.step - 1
+        update["steps"] = (
+            *status.steps[:index],
+            step.model_copy(update=changes),
+            *status.steps[index + 1 :],
+        )
+    return status.model_copy(update=update)
+
+
+def _conditions(
+    turn: Turn, status: ModelRolloutStatus, waiting: WaitingFor, generation: int
+) -> tuple[Condition, ...]:
+    if deadline_passed(turn, status):
+        text = (
+            f"it has not moved for longer than {turn.policy.progress_deadline}: {waiting.message}"
+        )
+        return stalled(reason=DeploymentReason.WAITING, message=text, generation=generation)
+    return _under_way(waiting, generation)
+
+
+def _under_way(waiting: WaitingFor, generation: int) -> tuple[Condition, ...]:
+    person = waiting.reason in _PERSON
+    reason = DeploymentReason.WAITING if person else DeploymentReason.PROGRESSING
+    found = reconciling(reason=reason, message=waiting.message, generation=generation)
+    if not person:
+        return found
+    extra = DeploymentReason.PAUSED if waiting.reason == WaitReason.PAUSED else reason
+    return (*found, paused(reason=extra, message=waiting.message, generation=generation))
+
+
+def _conditions_at_end(turn: Turn, status: ModelRolloutStatus) -> tuple[Condition, ...]:
+    assert status.phase is not None
+    reason = _END_REASON.get(status.phase, DeploymentReason.ABORTED)
+    make = settled if status.phase is RolloutPhase.COMPLETED else stalled
+    return make(reason=reason, message=status.message or "", generation=turn.rollout.generation)
+
+
+def _with_conditions(
+    turn: Turn, status: ModelRolloutStatus, wanted: tuple[Condition, ...]
+) -> ModelRolloutStatus:
+    stamped = stamp(wanted, before=turn.rollout.status.conditions, now=turn.now)
+    return status.model_copy(update={"conditions": stamped})
+
+
+# ---------------------------------------------------------------- the deployment
+
+
+def of_deployment_running(turn: Turn, status: ModelRolloutStatus) -> ModelDeploymentStatus:
+    """Return the deployment's status while a rollout runs; ``status`` is the rollout's, described."""
+    waiting = status.waiting_for
+    assert waiting is not None
+    generation = turn.deployment.generation
+    conditions = _conditions(turn, status, waiting, generation)
+    return of_deployment(
+        turn.deployment,
+        now=turn.now,
+        conditions=conditions,
+        fleet=turn.fleet,
+        newest=turn.candidate,
+        stable=turn.stable,
+        candidate=turn.candidate,
+        rollout=turn.rollout,
+        waiting=waiting,
+        condemned=condemn(turn.deployment, turn.rollout, status),
+        step_short=status.step_short,
+    )
+
+
+def of_deployment(
+    deployment: DeploymentView,
+    *,
+    now: datetime,
+    conditions: tuple[Condition, ...],
+    fleet: Fleet,
+    newest: RevisionRef | None,
+    stable: RevisionRef | None,
+    candidate: RevisionRef | None,
+    rollout: RolloutView | None,
+    waiting: WaitingFor | None,
+    condemned: tuple[Condemned, ...],
+    step_short: str | None = None,
+    rollout_name: str | None = None,
+) -> ModelDeploymentStatus:
+    """Return the whole status of the deployment.
+
+    Args:
+        deployment: The deployment.
+        now: The time of the turn.
+        conditions: Unstamped.
+        fleet: The nodes.
+        newest: The revision whose nodes are counted.
+        stable: The revision that the fleet goes back to.
+        candidate: What is rolled out, or was asked for last and is not served.
+        rollout: The newest one.
+        waiting: What is waited for.
+        condemned: The digests that were taken back.
+        step_short: Step of steps, while a rollout runs.
+        rollout_name: Name of a rollout that is being created by this turn.
+    """
+    before = deployment.status
+    name = rollout_name or (rollout.name if rollout is not None else before.rollout)
+    counts = _node_counts(fleet, newest, rollout, before.nodes)
+    stamped = stamp(conditions, before=before.conditions, now=now)
+    return ModelDeploymentStatus(
+        observed_generation=deployment.generation,
+        conditions=stamped,
+        stable=_revision_status(stable),
+        candidate=_revision_status(candidate),
+        rollout=name,
+        condemned=condemned,
+        nodes=counts,
+        nodes_short=f"{counts.on_candidate}/{counts.eligible}",
+        step_short=step_short,
+        waiting_for=waiting,
+        reason=stamped[0].reason,
+    )
+
+
+def condemn(
+    deployment: DeploymentView, rollout: RolloutView, status: ModelRolloutStatus
+) -> tuple[Condemned, ...]:
+    """Return the condemned digests, with the rollout's own where it was judged bad."""
+    before = deployment.status.condemned
+    bad = status.phase is RolloutPhase.ROLLED_BACK or (
+        status.phase is RolloutPhase.ROLLING_BACK and status.reason == RolloutPhase.ROLLED_BACK
+    )
+    if not bad or any(entry.rollout == rollout.name for entry in before):
+        return before
+    decision = status.decisions[-1]
+    others = [entry for entry in before if entry.digest != rollout.spec.to.digest]
+    new = Condemned(
+        digest=rollout.spec.to.digest,
+        rollout=rollout.name,
+        reason=decision.message,
+        at=status.moved_at or decision.at,
+    )
+    return (*others[-63:], new)
+
+
+def invalid_spec(
+    before: ModelDeploymentStatus, *, message: str, generation: int, now: datetime
+) -> ModelDeploymentStatus:
+    """Return the status of a deployment whose spec cannot be read; what is served is served on."""
+    conditions = stalled(
+        reason=DeploymentReason.INVALID_SPEC, message=message, generation=generation
+    )
+    return before.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": stamp(conditions, before=before.conditions, now=now),
+            "reason": DeploymentReason.INVALID_SPEC.value,
+        }
+    )
+
+
+def catching_up(
+    fleet: Fleet, stable: RevisionRef, shown: str, *, now: datetime
+) -> WaitingFor | None:
+    """Return what a deployment without a running rollout waits for; None where all serve."""
+    behind = [node for node in fleet.eligible if not is_active(node, stable.revision)]
+    total = len(fleet.eligible)
+    if behind:
+        stuck = [
+            node
+            for node in behind
+            if is_stuck(node, stable.revision) or has_refused(node, stable.revision)
+        ]
+        trouble = ""
+        if stuck and stuck[0].report is not None:
+            report = stuck[0].report
+            word = report.reason.value if report.reason is not None else "Failed"
+            trouble = f"; {stuck[0].name}: {word}" + (
+                f" ({report.message})" if report.message else ""
+            )
+        lost = [node for node in behind if not node.connected(now)]
+        gone = f"; not connected: {names(lost)}" if lost else ""
+        return _wait(
+            WaitReason.ACTIVATING,
+            f"{total - len(behind)} of {total} nodes",
+            f"{total - len(behind)} of {total} nodes serve {shown}{gone}{trouble}",
+        )
+    if fleet.deferred:
+        deferred = len(fleet.deferred)
+        return _wait(
+            WaitReason.DEFERRED_NODES,
+            f"{deferred} deferred",
+            f"{total} of {total + deferred} nodes serve {shown}; {deferred} deferred: "
+            f"{names(list(fleet.deferred))}; they catch up by themselves at first contact",
+        )
+    return None
+
+
+def serving_message(fleet: Fleet, stable: RevisionRef, shown: str) -> str:
+    """Return how many nodes serve the stable revision, in a sentence."""
+    serving = sum(is_active(node, stable.revision) for node in fleet.eligible)
+    whole = len(fleet.eligible) + len(fleet.deferred)
+    left = (
+        f"; {len(fleet.deferred)} deferred, they catch up by themselves" if fleet.deferred else ""
+    )
+    unable = f"; {len(fleet.incompatible)} cannot run it" if fleet.incompatible else ""
+    return f"{serving} of {whole} nodes serve {shown}{left}{unable}"
+
+
+def wait(reason: WaitReason, short: str, message: str) -> WaitingFor:
+    """Return what is waited for, without a time."""
+    return _wait(reason, short, message)
+
+
+def no_nodes(fleet: Fleet) -> WaitingFor:
+    """Return that there is no node to begin with."""
+    return _no_nodes(fleet)
+
+
+def under_way(waiting: WaitingFor, generation: int) -> tuple[Condition, ...]:
+    """Return the conditions of something that waits."""
+    return _under_way(waiting, generation)
+
+
+def _node_counts(
+    fleet: Fleet, newest: RevisionRef | None, rollout: RolloutView | None, before: NodeCounts
+) -> NodeCounts:
+    on_newest = refused = 0
+    if newest is not None:
+        on_newest = sum(is_active(node, newest.revision) for node in fleet.eligible)
+    if rollout is not None:
+        candidate = rollout.spec.to.revision
+        counts = Counter(has_refused(node, candidate) for node in fleet.everyone)
+        refused = counts[True]
+        # The refused orders are taken back; how many there were stays to be seen until something else is tried.
+        phase = rollout.status.phase
+        ending = rollout.status.reason == RolloutPhase.REFUSED
+        if phase is RolloutPhase.REFUSED or (phase is RolloutPhase.ROLLING_BACK and ending):
+            refused = max(refused, before.refused)
+    return NodeCounts(
+        matched=fleet.matched_count,
+        eligible=len(fleet.eligible),
+        on_candidate=on_newest,
+        deferred=len(fleet.deferred),
+        silent=len(fleet.silent),
+        refused=refused,
+        incompatible=len(fleet.incompatible),
+    )
+
+
+def _revision_status(revision: RevisionRef | None) -> RevisionStatus | None:
+    if revision is None:
+        return None
+    return RevisionStatus(
+        revision=revision.revision, number=revision.number, digest=revision.digest
+    )
+
+
+def _wait(reason: WaitReason, short: str, message: str) -> WaitingFor:
+    return WaitingFor(reason=reason.value, short=short[:40], message=message[:2048])
+
+
+def _tenths(done: timedelta, whole: timedelta) -> timedelta:
+    tenth = whole / _TENTHS
+    return (done // tenth) * tenth if tenth else done
