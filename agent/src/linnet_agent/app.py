@@ -1,0 +1,334 @@
+"""The agent, put together: what follows the hub, what watches the server, one worker a model, and what reports.
+
+- Every loop runs in one TaskGroup; a loop that meets what nobody foresaw is counted, logged and begun again.
+- Two agents never share a directory: the second one says so and ends.
+- It works from the disk before the hub has answered, and without it.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import start_http_server
+
+from linnet_agent.activate import Parts, ServerMonitor, Worker, WorkerView
+from linnet_agent.durable import make_directory
+from linnet_agent.errors import HubRefusedError, HubUnavailableError
+from linnet_agent.fetch.oci import OciClient
+from linnet_agent.heartbeat import Heartbeat
+from linnet_agent.hub import Hub, Object, TokenFile
+from linnet_agent.metrics import Metrics, StateRow
+from linnet_agent.model_host import HostReporter, host_status
+from linnet_agent.report import StatusReporter
+from linnet_agent.server import ServerClient
+from linnet_agent.settings import Settings
+from linnet_agent.store import Checkpoint, ModelKey, Store, no_checkpoint
+from linnet_agent.sync import NODE_MODELS, TRUST_POLICIES, Desired, Jitter, Link, follow, object_key
+from linnet_agent.trust import TrustStore
+from linnet_api.model_host import ModelHostStatus, Trust
+
+log = logging.getLogger(__name__)
+
+_RESTART_S: Final = 5.0
+_PARALLEL_FETCHES: Final = 2
+"""A node's uplink is thin; two, so that one slow registry does not hold up the other."""
+
+_HOST_BEATS: Final = 6
+"""Every so many heartbeats the ModelHost is looked at."""
+
+
+class AlreadyRunningError(Exception):
+    """Another agent has this directory."""
+
+
+@contextmanager
+def hold_directory(root: Path) -> Iterator[None]:
+    """Be the only agent on ``root`` for as long as the body runs.
+
+    Raises:
+        AlreadyRunningError: Another one is there.
+    """
+    make_directory(root / "run")
+    descriptor = os.open(root / "run" / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunningError(
+                f"another linnet-agent is at work on {root}; one directory is for one agent"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Agent:
+    """One agent."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime],
+        jitter: Jitter,
+        checkpoint: Checkpoint = no_checkpoint,
+    ) -> None:
+        self._settings = settings
+        self._jitter = jitter
+        self._clock = clock
+        self.metrics = Metrics()
+        self._link = Link()
+        self._workers: dict[ModelKey, Worker] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._token = TokenFile(settings.token_file)
+        self._node_uid: str | None = None
+        self._hub = Hub(
+            settings.api_server, token_file=settings.token_file, ca_file=settings.ca_file
+        )
+        self._store = Store(settings.root, checkpoint=checkpoint)
+        self._desired = Desired(settings.root / "desired", on_change=self._wake_one)
+        self._trust = TrustStore(
+            settings.root / "trust", ceiling_file=settings.ceiling, on_change=self._wake_all
+        )
+        self._monitor = ServerMonitor(ServerClient(settings.socket), on_change=self._wake_all)
+        self._oci = OciClient(mirrors=settings.registry_mirrors, jitter=jitter)
+        self._reporter = StatusReporter(
+            self._hub,
+            self._desired,
+            self._link,
+            view=self._view,
+            clock=clock,
+            retry_s=max(2.0, settings.heartbeat),
+        )
+        self._host = HostReporter(self._hub, node=settings.node, status=self._host_status)
+        self._parts = Parts(
+            store=self._store,
+            desired=self._desired,
+            trust=self._trust,
+            monitor=self._monitor,
+            oci=self._oci,
+            metrics=self.metrics,
+            clock=clock,
+            jitter=jitter,
+            refresh_trust=self._refresh_trust,
+            node_uid=lambda: self._node_uid,
+            self_test_timeout_s=settings.self_test_timeout,
+            retry_max_s=settings.retry_max,
+            fetch_slots=asyncio.Semaphore(_PARALLEL_FETCHES),
+            wanted_staging=self._wanted_staging,
+        )
+        self.metrics.show_states(self._state_rows)
+
+    async def run(self) -> None:
+        """Work until it is cancelled."""
+        self._store.prepare()
+        self._trust.load()
+        self._desired.load()
+        self._node_uid = self._token.node_uid()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for key in self._known_keys():
+                    self._wake_one(key)
+                group.create_task(self._keep("beat", self._beat))
+                group.create_task(self._keep("orders", self._follow_orders))
+                group.create_task(self._keep("trust", self._follow_trust))
+                group.create_task(self._keep("report", self._reporter.run))
+                group.create_task(self._keep("host", self._tell_host))
+        finally:
+            self._group = None
+            await self._hub.aclose()
+            await self._oci.aclose()
+            await self._monitor.client.aclose()
+
+    # --- loops
+
+    async def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop for ever; what nobody foresaw does not end the others."""
+        while True:
+            try:
+                await loop()
+            except Exception:
+                self.metrics.faults.labels(name).inc()
+                log.exception("agent.fault", extra={"loop": name})
+            await asyncio.sleep(_RESTART_S)
+
+    async def _beat(self) -> None:
+        heartbeat = Heartbeat(
+            self._hub,
+            self._link,
+            node=self._settings.node,
+            beat_s=self._settings.heartbeat,
+            clock=self._clock,
+            jitter=self._jitter,
+        )
+        while True:
+            was_up = self._link.up
+            view = await self._monitor.refresh()
+            await heartbeat.beat({} if view is None else view.served())
+            if self._link.up and not was_up:
+                self._host.forget()
+                self._wake_all()
+            await heartbeat.pause()
+
+    async def _follow_orders(self) -> None:
+        await self._find_node_uid()
+        await follow(
+            self._hub,
+            NODE_MODELS,
+            {"fieldSelector": f"spec.node.name={self._settings.node}"},
+            sink=self._desired,
+            link=self._link,
+            jitter=self._jitter,
+            max_wait_s=self._settings.retry_max,
+        )
+
+    async def _follow_trust(self) -> None:
+        await follow(
+            self._hub,
+            TRUST_POLICIES,
+            {},
+            sink=self._trust,
+            link=self._link,
+            jitter=self._jitter,
+            max_wait_s=self._settings.retry_max,
+        )
+
+    async def _tell_host(self) -> None:
+        while True:
+            try:
+                await self._host.report(node_uid=self._node_uid)
+            except HubUnavailableError:
+                await self._link.wait_restored(self._settings.retry_max)
+                continue
+            except HubRefusedError as error:
+                log.error("host.refused", extra={"cause": str(error)})  # noqa: TRY400 - expected
+            await asyncio.sleep(self._settings.heartbeat * _HOST_BEATS)
+            self._trust.reload_ceiling()
+
+    async def _find_node_uid(self) -> None:
+        """Ask the hub for the Node's uid, where the token does not say it."""
+        while self._node_uid is None:
+            try:
+                node = await self._hub.get(f"/api/v1/nodes/{self._settings.node}")
+            except HubUnavailableError:
+                await self._link.wait_restored(self._settings.heartbeat)
+            except HubRefusedError as error:
+                log.error("node.unknown", extra={"cause": str(error)})  # noqa: TRY400 - expected
+                return
+            else:
+                self._node_uid = str(node["metadata"]["uid"])
+
+    async def _refresh_trust(self) -> None:
+        if not self._link.up:
+            return
+        try:
+            listing = await self._hub.list(TRUST_POLICIES, {})
+        except (HubUnavailableError, HubRefusedError):
+            return
+        items: dict[str, Object] = {object_key(item): item for item in listing.items}
+        self._trust.replace(items)
+
+    # --- workers
+
+    def _known_keys(self) -> set[ModelKey]:
+        on_disk = {model.key for model in self._store.list_models()}
+        return on_disk | set(self._desired.all())
+
+    def _wake_one(self, key: ModelKey) -> None:
+        worker = self._workers.get(key)
+        if worker is None and self._group is not None:
+            worker = self._workers[key] = Worker(key, self._parts, self._reporter)
+            self._group.create_task(self._keep(f"model {key}", worker.run))
+        if worker is not None:
+            worker.notify()
+        self._reporter.mark(key)
+
+    def _wake_all(self) -> None:
+        for key, worker in self._workers.items():
+            worker.notify()
+            self._reporter.mark(key)
+
+    def _view(self, key: ModelKey) -> WorkerView | None:
+        worker = self._workers.get(key)
+        return worker.view() if worker is not None and worker.booted else None
+
+    def _wanted_staging(self) -> set[str]:
+        orders = [worker.journal.order for worker in self._workers.values()]
+        orders += [wanted.order for wanted in self._desired.all().values()]
+        return {order.artifact for order in orders if order is not None and order.artifact}
+
+    # --- what there is to tell
+
+    def _host_status(self, before: ModelHostStatus) -> ModelHostStatus:
+        return host_status(
+            root=self._settings.root,
+            node_uid=self._node_uid,
+            trust=Trust(
+                ceiling=self._trust.ceiling is not None,
+                roots_version=self._trust.hash,
+                loosened=self._trust.loosened,
+            ),
+            orphans=self._orphans(),
+            before=before,
+            now=self._clock(),
+        )
+
+    def _orphans(self) -> list[str]:
+        """Return what is served and no order names any more; nothing, before the hub has said what there is."""
+        if not self._desired.synced:
+            return []
+        return [
+            str(key)
+            for key, worker in self._workers.items()
+            if self._desired.get(key) is None and worker.view().current is not None
+        ]
+
+    def _state_rows(self) -> list[StateRow]:
+        return [
+            StateRow(
+                namespace=key.namespace,
+                deployment=key.deployment,
+                revision=(worker.journal.order.revision or "") if worker.journal.order else "",
+                state=str(worker.journal.state),
+            )
+            for key, worker in sorted(self._workers.items())
+        ]
+
+
+async def run_agent(
+    settings: Settings,
+    *,
+    clock: Callable[[], datetime],
+    jitter: Jitter,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> None:
+    """Run one agent until SIGTERM or SIGINT.
+
+    Raises:
+        AlreadyRunningError: Another agent has the directory.
+    """
+    with hold_directory(settings.root):
+        agent = Agent(settings, clock=clock, jitter=jitter, checkpoint=checkpoint)
+        host, port = settings.metrics_address
+        server, _thread = start_http_server(port, host, registry=agent.metrics.registry)
+        log.info("agent.started", extra={"node": settings.node, "metrics_port": server.server_port})
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        work = asyncio.ensure_future(agent.run())
+        stop = asyncio.ensure_future(ended.wait())
+        await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not work.done():
+            work.cancel()
+        await asyncio.gather(work, stop, return_exceptions=ended.is_set())
+        server.shutdown()
+        log.info("agent.stopped", extra={"node": settings.node})

@@ -1,0 +1,97 @@
+"""The heartbeat: a Lease of the node's own, which alone says that it is connected.
+
+- Renewed at a fixed beat, with what the node has served since each activation, counted by itself (rule 16).
+- It is the probe of the network, too: what it learns ends dead watches, and wakes all who wait for the hub.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from linnet_agent.errors import HubRefusedError, HubUnavailableError
+from linnet_agent.hub import Hub, Object
+from linnet_agent.sync import Link
+from linnet_api.names import AGENTS_NAMESPACE, SERVED_ANNOTATION
+
+log = logging.getLogger(__name__)
+
+BEATS_A_LEASE: Final = 4
+"""The Lease outlives three beats that got lost."""
+
+_LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/{AGENTS_NAMESPACE}/leases"
+_NOT_FOUND: Final = 404
+
+
+def lease(node: str, *, beat_s: float, now: datetime, served: Mapping[str, list[int]]) -> Object:
+    """Return the Lease as it shall be."""
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": node,
+            "namespace": AGENTS_NAMESPACE,
+            "annotations": {
+                SERVED_ANNOTATION: json.dumps(served, separators=(",", ":"), sort_keys=True)
+            },
+        },
+        "spec": {
+            "holderIdentity": node,
+            "leaseDurationSeconds": max(1, math.ceil(BEATS_A_LEASE * beat_s)),
+            "renewTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        },
+    }
+
+
+class Heartbeat:
+    """Renews the Lease, and tells the link what it learns."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        link: Link,
+        *,
+        node: str,
+        beat_s: float,
+        clock: Callable[[], datetime],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._hub = hub
+        self._link = link
+        self._node = node
+        self._beat_s = beat_s
+        self._clock = clock
+        self._jitter = jitter
+
+    async def beat(self, served: Mapping[str, list[int]]) -> None:
+        """Renew the Lease once, within one beat; where there is none, make it."""
+        body = lease(self._node, beat_s=self._beat_s, now=self._clock(), served=served)
+        try:
+            async with asyncio.timeout(max(self._beat_s, 1.0)):
+                await self._write(body)
+        except (HubUnavailableError, TimeoutError):
+            if self._link.up:
+                log.warning("agent.disconnected", extra={"node": self._node})
+            self._link.mark(up=False)
+        except HubRefusedError as error:
+            log.error("heartbeat.refused", extra={"node": self._node, "cause": str(error)})  # noqa: TRY400 - expected
+            self._link.mark(up=True)  # it answers
+        else:
+            if not self._link.up:
+                log.info("agent.connected", extra={"node": self._node})
+            self._link.mark(up=True)
+
+    async def pause(self) -> None:
+        """Wait for the next beat; a tenth of it is by lot, so that a fleet does not beat as one."""
+        await asyncio.sleep(self._beat_s * (0.95 + self._jitter() / 10))
+
+    async def _write(self, body: Object) -> None:
+        try:
+            await self._hub.merge(f"{_LEASES}/{self._node}", body)
+        except HubRefusedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            await self._hub.create(_LEASES, body)

@@ -1,0 +1,160 @@
+"""The agent's side of linnet-server's control socket: list, stage, activate, remove.
+
+- Every order is idempotent; one that cannot be carried out has changed nothing.
+- A server that does not answer is transient: it serves, or starts, from what is on disk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from linnet_agent.errors import (
+    ActivationError,
+    LoadFailedError,
+    NotOnnxError,
+    ServerUnavailableError,
+    ServingNameTakenError,
+)
+from linnet_agent.journal import ServerFacts
+from linnet_agent.store import ModelKey
+
+_LOAD_TIMEOUT_S: Final = 600.0
+"""A large model may take minutes to load and warm up."""
+
+_ASK_TIMEOUT_S: Final = 5.0
+
+_REFUSALS: Final[Mapping[str, type[ActivationError]]] = {
+    "NotOnnx": NotOnnxError,
+    "ServingNameTaken": ServingNameTakenError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """One answer of the server about all models."""
+
+    models: Mapping[ModelKey, ServerFacts]
+
+    def facts(self, key: ModelKey) -> ServerFacts:
+        """Return what it says about one deployment; nothing is an answer, too."""
+        return self.models.get(key, ServerFacts())
+
+    def served(self) -> dict[str, list[int]]:
+        """Return the counts for the heartbeat: ``<namespace>/<deployment>/<revision>`` to requests and failures."""
+        return {
+            f"{key.namespace}/{key.deployment}/{facts.active}": [facts.requests, facts.failures]
+            for key, facts in sorted(self.models.items())
+            if facts.active is not None
+        }
+
+
+class ServerClient:
+    """Talks to one server over its Unix socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket)),
+            base_url="http://linnet-server",
+            timeout=_ASK_TIMEOUT_S,
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._http.aclose()
+
+    async def read(self) -> ServerView:
+        """Return what the server serves and has staged.
+
+        Raises:
+            ServerUnavailableError: It does not answer.
+        """
+        answer = await self._ask("GET", "/control/models")
+        return _read_view(answer.json())
+
+    async def stage(self, key: ModelKey, directory: Path) -> None:
+        """Let the server load the revision in ``directory`` beside what it serves.
+
+        Raises:
+            ActivationError: It cannot; nothing has changed.
+            ServerUnavailableError: It does not answer.
+        """
+        await self._ask(
+            "PUT",
+            f"{_path(key)}/staged",
+            body={"path": str(directory.absolute())},
+            timeout_s=_LOAD_TIMEOUT_S,
+        )
+
+    async def activate(self, key: ModelKey, revision: str) -> None:
+        """Let the staged ``revision`` serve.
+
+        Raises:
+            ServerUnavailableError: It does not answer, or has lost what was staged: stage again.
+        """
+        await self._ask("POST", f"{_path(key)}/activate", body={"revision": revision})
+
+    async def unstage(self, key: ModelKey) -> None:
+        """Let the server free what is staged."""
+        await self._ask("DELETE", f"{_path(key)}/staged")
+
+    async def remove(self, key: ModelKey) -> None:
+        """Let the server stop serving a deployment."""
+        await self._ask("DELETE", _path(key))
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, str] | None = None,
+        timeout_s: float = _ASK_TIMEOUT_S,
+    ) -> httpx.Response:
+        try:
+            answer = await self._http.request(method, path, json=body, timeout=timeout_s)
+        except httpx.HTTPError as error:
+            raise ServerUnavailableError(
+                f"linnet-server does not answer on {self._socket}: {type(error).__name__}"
+            ) from error
+        if answer.is_success:
+            return answer
+        document = _json_or_empty(answer)
+        message = str(document.get("message") or answer.text)[:600]
+        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            raise _REFUSALS.get(str(document.get("reason")), LoadFailedError)(message)
+        raise ServerUnavailableError(f"linnet-server answered {answer.status_code}: {message}")
+
+
+def _path(key: ModelKey) -> str:
+    return f"/control/models/{key.namespace}/{key.deployment}"
+
+
+def _json_or_empty(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _read_view(document: Mapping[str, Any]) -> ServerView:
+    models: dict[ModelKey, dict[str, Any]] = {}
+    for item in document.get("models", ()):
+        state = item.get("state")
+        values = models.setdefault(_key(item), {})
+        if state == "Ready":
+            values["active"] = item["revision"]
+            values["requests"], values["failures"] = int(item["requests"]), int(item["failures"])
+        elif state == "Loading":
+            values["loading"] = item["revision"]
+    for item in document.get("staged", ()):
+        models.setdefault(_key(item), {})["staged"] = item["revision"]
+    return ServerView({key: ServerFacts(**values) for key, values in models.items()})
+
+
+def _key(item: Mapping[str, Any]) -> ModelKey:
+    return ModelKey(item["namespace"], item["deployment"])

@@ -1,0 +1,122 @@
+"""The agent's settings: flags first, then ``LINNET_AGENT_*``, then the in-cluster defaults; read once, frozen.
+
+- What users decide about a model is in the cluster's kinds, not here.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+import pydantic
+
+from linnet_agent.fetch.references import parse_mirrors
+from linnet_api.durations import parse_duration
+
+PREFIX: Final = "LINNET_AGENT_"
+MIRRORS_VARIABLE: Final = "LINNET_REGISTRY_MIRRORS"
+"""Shared by every process that talks to a registry."""
+
+_SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+_Address = Annotated[
+    str, pydantic.Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")
+]
+
+
+def _read_seconds(value: object) -> object:
+    return parse_duration(value).total_seconds() if isinstance(value, str) else value
+
+
+_Seconds = Annotated[float, pydantic.BeforeValidator(_read_seconds)]
+
+
+class Settings(pydantic.BaseModel):
+    """What one agent process needs to know."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    root: Path = pydantic.Field(
+        default=Path("/var/lib/linnet"), description="The node's directory; the agent owns it."
+    )
+    node: str = pydantic.Field(min_length=1, max_length=253, description="Name of this Node.")
+    api_server: str = pydantic.Field(
+        default="https://kubernetes.default.svc",
+        pattern=r"^https?://",
+        description="Address of the API server.",
+    )
+    token_file: Path | None = pydantic.Field(
+        default=_SERVICE_ACCOUNT / "token",
+        description="Bearer token bound to this Node; read again when it is renewed.",
+    )
+    ca_file: Path | None = pydantic.Field(
+        default=_SERVICE_ACCOUNT / "ca.crt", description="Who the API server's certificate is from."
+    )
+    server_socket: Path | None = pydantic.Field(
+        default=None,
+        description="linnet-server's control socket; default <root>/run/server.sock.",
+    )
+    metrics: _Address = pydantic.Field(
+        default="127.0.0.1:9464", description="Where metrics are served; port 0 takes a free one."
+    )
+    ceiling: Path = pydantic.Field(
+        default=Path("/etc/linnet/trust.yaml"),
+        description="The node's own trust, provisioned with the machine; no file: none.",
+    )
+    heartbeat: _Seconds = pydantic.Field(
+        default=10.0,
+        ge=0.2,
+        le=600,
+        description="Seconds between heartbeats; the Lease outlives three that got lost.",
+    )
+    retry_max: _Seconds = pydantic.Field(
+        default=60.0, ge=0.1, le=3600, description="Longest wait before something is tried again."
+    )
+    self_test_timeout: _Seconds = pydantic.Field(
+        default=120.0, ge=1, le=3600, description="Seconds that a model's self-test may take."
+    )
+    registry_mirrors: dict[str, str] = pydantic.Field(
+        default={}, description="Registry host to the address that is asked instead."
+    )
+
+    @property
+    def socket(self) -> Path:
+        """The server's control socket."""
+        return self.server_socket or self.root / "run" / "server.sock"
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """Host, without brackets, and port."""
+        host, _, port = self.metrics.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def read_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings of this process.
+
+    Args:
+        flags: What the command line says, by field; None where it says nothing.
+        environ: The environment; this process's where None.
+
+    Raises:
+        ValueError: A value is missing or out of bounds; pydantic's error is one.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {
+        name: environ[PREFIX + name.upper()]
+        for name in Settings.model_fields
+        if environ.get(PREFIX + name.upper())
+    }
+    values |= {name: value for name, value in flags.items() if value is not None}
+    mirrors = values.pop("registry_mirrors", None) or environ.get(MIRRORS_VARIABLE)
+    if mirrors:
+        text = mirrors if isinstance(mirrors, str) else ",".join(map(str, _as_list(mirrors)))
+        values["registry_mirrors"] = parse_mirrors(text)
+    return Settings.model_validate(values)
+
+
+def _as_list(value: object) -> list[object]:
+    assert isinstance(value, list), value
+    return value

@@ -1,0 +1,309 @@
+"""What is on the node's disk: models by digest, and for each deployment its revisions, `current` and `previous`.
+
+- A model lies in ``store/<sha256>`` only when it is complete: it is fetched into ``staging/`` and renamed in.
+- ``current`` flips files and metadata in one rename: it points to a revision's directory, which holds ``serving.json``
+  and a link ``model`` into the store.
+- What a revision was allowed on (manifest and signature bundles) is kept beside it, to be judged again without a network.
+- Nothing that a link, a journal or an order names is evicted.
+"""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import pydantic
+from pydantic.alias_generators import to_camel
+
+from linnet_agent.durable import (
+    make_directory,
+    remove_directory,
+    remove_file,
+    swap_link,
+    sweep,
+    sync_directory,
+    temporary_directory,
+    write_file,
+)
+from linnet_agent.errors import NotOnnxError
+from linnet_agent.journal import Journal, from_json, to_json
+from linnet_agent.verify.manifest import Artifact, parse_manifest
+
+Checkpoint = Callable[[str], None]
+"""Called with the name of a step that has just been done; tests kill the process in it."""
+
+CURRENT: Final = "current"
+PREVIOUS: Final = "previous"
+
+
+def no_checkpoint(_name: str) -> None:
+    """Do nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class ModelKey:
+    """A deployment on this node."""
+
+    namespace: str
+    deployment: str
+
+    def __str__(self) -> str:
+        """Return ``namespace.deployment``; a namespace has no dot, so it can be read back."""
+        return f"{self.namespace}.{self.deployment}"
+
+
+class ServingRecord(pydantic.BaseModel):
+    """``serving.json``: what the server needs to know about a revision."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+    namespace: str
+    deployment: str
+    revision: str
+    number: int
+    model_digest: str
+    artifact_digest: str
+    serving_name: str
+    runtime: str = "Linnet"
+    threads: int = 1
+    instances: int = 1
+    variant: str = "onnx"
+    file: str = "model.onnx"
+
+
+class Store:
+    """The node's directory."""
+
+    def __init__(self, root: Path, *, checkpoint: Checkpoint = no_checkpoint) -> None:
+        self.root = root
+        self.checkpoint = checkpoint
+        self._models = root / "models"
+        self._store = root / "store"
+        self._staging = root / "staging"
+
+    def prepare(self) -> None:
+        """Make the directories, and remove what a kill has left half done."""
+        for name in ("store", "staging", "models", "trust", "desired", "results", "run"):
+            make_directory(self.root / name)
+        for directory in (self.root / "trust", self.root / "desired", self._store):
+            sweep(directory)
+        for model in self.list_models():
+            sweep(model.path)
+            sweep(model.path / "revisions")
+
+    def model(self, key: ModelKey) -> "ModelDirectory":
+        """Return the directory of a deployment; it need not be there yet."""
+        return ModelDirectory(self, key)
+
+    def list_models(self) -> list["ModelDirectory"]:
+        """Return all deployments that this node has a directory for, in order."""
+        return [
+            self.model(ModelKey(path.parent.name, path.name))
+            for path in sorted(self._models.glob("*/*"))
+            if path.is_dir()
+        ]
+
+    def staging_directory(self, artifact: str) -> Path:
+        """Return where an artifact's files are gathered; what an earlier try has left there is used again."""
+        return self._staging / artifact.removeprefix("sha256:")
+
+    def path_of(self, model_digest: str) -> Path:
+        """Return where a model's files lie when they are complete."""
+        return self._store / model_digest.removeprefix("sha256:")
+
+    def has(self, model_digest: str) -> bool:
+        """Tell whether a model is there, complete."""
+        return self.path_of(model_digest).is_dir()
+
+    def admit(self, staged: Path, model_digest: str) -> None:
+        """Move the complete and synced directory ``staged`` into the store; what lies there already is replaced."""
+        place = self.path_of(model_digest)
+        if place.exists():
+            remove_directory(place)
+            self.checkpoint("admit.replaced")
+        staged.rename(place)
+        self.checkpoint("admit.renamed")
+        sync_directory(place.parent)
+        sync_directory(staged.parent)
+
+    def evict_unused(self, *, staging: Iterable[str] = ()) -> None:
+        """Remove models that no revision names, and staged files of other artifacts than ``staging``."""
+        used = {
+            record.model_digest.removeprefix("sha256:")
+            for model in self.list_models()
+            for record in model.read_records().values()
+        }
+        for path in self._store.iterdir():
+            if path.name not in used:
+                remove_directory(path)
+                self.checkpoint("evict.model")
+        wanted = {self.staging_directory(artifact).name for artifact in staging}
+        for path in self._staging.iterdir():
+            if path.name not in wanted:
+                remove_directory(path)
+
+
+class ModelDirectory:
+    """One deployment on the disk."""
+
+    def __init__(self, store: Store, key: ModelKey) -> None:
+        self.key = key
+        self.path = store.root / "models" / key.namespace / key.deployment
+        self._revisions = self.path / "revisions"
+        self._store = store
+
+    # --- journal
+
+    def read_journal(self) -> Journal | None:
+        """Return the journal; None where there is none. One that cannot be read is set aside.
+
+        Raises:
+            ValueError: It could not be read; it is set aside as ``journal.json.broken``.
+        """
+        path = self.path / "journal.json"
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return from_json(raw)
+        except ValueError:
+            path.replace(path.with_name("journal.json.broken"))
+            raise
+
+    def write_journal(self, journal: Journal) -> None:
+        """Write the journal durably."""
+        make_directory(self.path)
+        write_file(self.path / "journal.json", to_json(journal))
+
+    # --- revisions
+
+    def revision_path(self, revision: str) -> Path:
+        """Return the directory of a revision."""
+        return self._revisions / revision
+
+    def read_records(self) -> dict[str, ServingRecord]:
+        """Return the revisions that are complete on disk, with their model in the store."""
+        found = {}
+        for path in self._revisions.glob("[!.]*"):
+            record = self._read_record(path)
+            if record is not None and self._store.has(record.model_digest):
+                found[record.revision] = record
+        return found
+
+    def add_revision(self, record: ServingRecord, artifact: Artifact) -> None:
+        """Write a revision's directory; its model is in the store."""
+        place = self.revision_path(record.revision)
+        make_directory(self._revisions)
+        fresh = temporary_directory(place)
+        write_file(fresh / "serving.json", record.model_dump_json(by_alias=True).encode())
+        write_file(fresh / "evidence.json", _write_evidence(artifact))
+        model = self._store.path_of(record.model_digest)
+        (fresh / "model").symlink_to(f"../../../../../store/{model.name}")
+        sync_directory(fresh)
+        self._store.checkpoint("revision.written")
+        if place.exists():
+            remove_directory(place)
+        fresh.rename(place)
+        sync_directory(self._revisions)
+        self._store.checkpoint("revision.renamed")
+
+    def read_evidence(self, revision: str) -> Artifact:
+        """Return manifest and bundles that a revision was allowed on.
+
+        Raises:
+            OSError: There are none.
+            ValueError: They cannot be read.
+            AgentError: The manifest is not what it was.
+        """
+        document = json.loads((self.revision_path(revision) / "evidence.json").read_bytes())
+        return _read_evidence(document)
+
+    def evict(self, keep: frozenset[str]) -> list[str]:
+        """Remove revisions that are not in ``keep``; what a link names stays in any case."""
+        keep = keep | {name for name in (self.read_current(), self.read_previous()) if name}
+        gone = [path for path in self._revisions.glob("[!.]*") if path.name not in keep]
+        for path in gone:
+            remove_directory(path)
+            self._store.checkpoint("evict.revision")
+        return [path.name for path in gone]
+
+    # --- links
+
+    def read_current(self) -> str | None:
+        """Return the revision that ``current`` names; None: none is active."""
+        return self._read_link(CURRENT)
+
+    def read_previous(self) -> str | None:
+        """Return the revision that was current before."""
+        return self._read_link(PREVIOUS)
+
+    def swap(self, revision: str) -> None:
+        """Make ``revision`` current, and what was current previous; it is complete on disk."""
+        assert self._read_record(self.revision_path(revision)) is not None, revision
+        old = self.read_current()
+        if old == revision:
+            return
+        if old is not None:
+            swap_link(self.path / PREVIOUS, f"revisions/{old}")
+            self._store.checkpoint("swap.previous")
+        swap_link(self.path / CURRENT, f"revisions/{revision}")
+        self._store.checkpoint("swap.current")
+
+    def clear_links(self) -> None:
+        """Let nothing be active."""
+        remove_file(self.path / CURRENT)
+        self._store.checkpoint("clear.current")
+        remove_file(self.path / PREVIOUS)
+
+    def _read_link(self, name: str) -> str | None:
+        try:
+            return (self.path / name).readlink().name
+        except FileNotFoundError:
+            return None
+
+    def _read_record(self, path: Path) -> ServingRecord | None:
+        try:
+            record = ServingRecord.model_validate_json((path / "serving.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return record if record.revision == path.name else None
+
+
+def find_runnable(names: Iterable[str]) -> str:
+    """Return the file of a model that is run: the only ``*.onnx`` at the top level, else ``model.onnx``.
+
+    Raises:
+        NotOnnxError: There is no such file.
+    """
+    top = [name for name in names if "/" not in name and name.endswith(".onnx")]
+    if len(top) == 1:
+        return top[0]
+    if "model.onnx" in top:
+        return "model.onnx"
+    found = ", ".join(sorted(top)) or "none"
+    raise NotOnnxError(f"an artifact has one .onnx file at its top, or a model.onnx; found {found}")
+
+
+def _write_evidence(artifact: Artifact) -> bytes:
+    document = {
+        "source": artifact.source,
+        "artifact": artifact.digest,
+        "manifest": base64.b64encode(artifact.manifest.raw).decode(),
+        "bundles": [base64.b64encode(bundle).decode() for bundle in artifact.bundles],
+    }
+    return json.dumps(document).encode()
+
+
+def _read_evidence(document: dict[str, Any]) -> Artifact:
+    try:
+        raw = base64.b64decode(document["manifest"], validate=True)
+        bundles = tuple(base64.b64decode(item, validate=True) for item in document["bundles"])
+        source, digest = str(document["source"]), str(document["artifact"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not evidence: {error!r}") from error
+    return Artifact(source, parse_manifest(raw, digest=digest), bundles)

@@ -1,0 +1,296 @@
+"""What the hub wants of this node: its own NodeModels and all TrustPolicies, listed, watched, and kept on disk.
+
+- What was wanted last is in ``desired/``: an agent that starts without a network knows its orders.
+- A listing replaces everything: what is no longer there has vanished. That is news, never an order (rule 7).
+- After any trouble it lists again; how long it waits grows, with jitter, up to a bound.
+- When the heartbeat notices that the network is back, nobody waits any longer.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import pydantic
+
+from linnet_agent.durable import remove_file, write_file
+from linnet_agent.errors import HubRefusedError, HubUnavailableError
+from linnet_agent.hub import Hub, Object, WatchExpiredError
+from linnet_agent.journal import Goal, Order
+from linnet_agent.store import ModelKey
+from linnet_api.names import API_VERSION
+from linnet_api.node_model import NodeModelSpec
+
+log = logging.getLogger(__name__)
+
+NODE_MODELS: Final = f"/apis/{API_VERSION}/nodemodels"
+TRUST_POLICIES: Final = f"/apis/{API_VERSION}/trustpolicies"
+
+Jitter = Callable[[], float]
+"""Returns a number from 0 to 1, another each time."""
+
+
+class Sink(Protocol):
+    """Who is told what is there."""
+
+    def replace(self, items: Mapping[str, Object]) -> None:
+        """Take ``items`` for all that there is."""
+
+    def put(self, name: str, item: Object) -> None:
+        """Take ``item`` as it is now."""
+
+    def drop(self, name: str) -> None:
+        """Take ``name`` for gone."""
+
+
+class Link:
+    """What is known about the way to the hub; the heartbeat is its probe."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self._restored = asyncio.Event()
+        self._lost = asyncio.Event()
+
+    def mark(self, *, up: bool) -> None:
+        """Note whether the hub has just answered."""
+        if up and not self.up:
+            self._restored.set()
+            self._lost.clear()
+        if not up:
+            self._restored.clear()
+            self._lost.set()
+        self.up = up
+
+    async def wait_restored(self, timeout_s: float) -> None:
+        """Return when the hub answers again after it did not, or after ``timeout_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                if self.up:
+                    await asyncio.sleep(timeout_s)
+                await self._restored.wait()
+
+    async def wait_lost(self) -> None:
+        """Return when the hub does not answer."""
+        await self._lost.wait()
+
+
+def object_key(item: Object) -> str:
+    """Return ``namespace/name``, or the name of what has no namespace."""
+    metadata = item["metadata"]
+    namespace = metadata.get("namespace")
+    return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
+
+
+async def follow(  # noqa: PLR0913 - all of them differ between the two uses
+    hub: Hub,
+    path: str,
+    params: Mapping[str, str],
+    *,
+    sink: Sink,
+    link: Link,
+    jitter: Jitter,
+    max_wait_s: float,
+) -> None:
+    """List and watch for ever, and tell ``sink``."""
+    tries = 0
+    while True:
+        try:
+            listing = await hub.list(path, params)
+            sink.replace({object_key(item): item for item in listing.items})
+            tries = 0
+            await _watch(hub, path, params, version=listing.version, sink=sink, link=link)
+        except WatchExpiredError:
+            continue
+        except HubUnavailableError as error:
+            log.info("sync.broken", extra={"path": path, "cause": str(error)})
+        except HubRefusedError as error:
+            log.error("sync.refused", extra={"path": path, "cause": str(error)})  # noqa: TRY400 - expected
+        wait_s = min(max_wait_s, 0.25 * 2 ** min(tries, 10)) * (0.5 + jitter() / 2)
+        tries += 1
+        await link.wait_restored(wait_s)
+
+
+async def _watch(  # noqa: PLR0913 - as follow
+    hub: Hub, path: str, params: Mapping[str, str], *, version: str, sink: Sink, link: Link
+) -> None:
+    """Watch until the watch breaks or the link is lost: a cut network does not end a connection by itself."""
+    lost = asyncio.ensure_future(link.wait_lost())
+    watch = asyncio.ensure_future(_tell_changes(hub, path, params, version=version, sink=sink))
+    try:
+        await asyncio.wait((lost, watch), return_when=asyncio.FIRST_COMPLETED)
+        if watch.done():
+            watch.result()
+        else:
+            raise HubUnavailableError("the heartbeat got no answer")
+    finally:
+        lost.cancel()
+        watch.cancel()
+        await asyncio.gather(lost, watch, return_exceptions=True)
+
+
+async def _tell_changes(
+    hub: Hub, path: str, params: Mapping[str, str], *, version: str, sink: Sink
+) -> None:
+    while True:
+        async for change in hub.watch(path, params, version=version):
+            version = str(change.object["metadata"]["resourceVersion"])
+            name = object_key(change.object)
+            if change.kind == "DELETED":
+                sink.drop(name)
+            else:
+                sink.put(name, change.object)
+
+
+# --- orders ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A NodeModel as the agent takes it in."""
+
+    key: ModelKey
+    name: str
+    generation: int
+    node_uid: str
+    order: Order | None
+    """None: the spec cannot be read; ``fault`` says why."""
+    fault: str
+    status: Mapping[str, Any]
+    """What the hub says that this node has reported; compared before anything is written."""
+
+
+def read_wanted(item: Object) -> Wanted | None:
+    """Return what a NodeModel says; None where it does not even say for which deployment."""
+    metadata, spec = item["metadata"], item.get("spec") or {}
+    deployment = spec.get("deployment")
+    if not isinstance(deployment, str) or not deployment or "/" in deployment:
+        return None
+    order, fault = None, ""
+    try:
+        order = order_of(NodeModelSpec.model_validate(spec))
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        fault = f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    node = spec.get("node")
+    return Wanted(
+        key=ModelKey(str(metadata["namespace"]), deployment),
+        name=str(metadata["name"]),
+        generation=int(metadata.get("generation", 0)),
+        node_uid=str(node.get("uid", "")) if isinstance(node, dict) else "",
+        order=order,
+        fault=fault,
+        status=item.get("status") or {},
+    )
+
+
+def order_of(spec: NodeModelSpec) -> Order:
+    """Return the order that a NodeModel's spec gives."""
+    desired, serving = spec.desired, spec.desired.serving
+    return Order(
+        sequence=spec.sequence,
+        goal=Goal(desired.state),
+        revision=desired.revision,
+        number=desired.number,
+        source=desired.source or "",
+        artifact=desired.artifact or "",
+        serving_name=serving.name or spec.deployment,
+        runtime=serving.runtime,
+        threads=serving.threads,
+        instances=serving.instances,
+        baseline=None if spec.baseline is None else spec.baseline.revision,
+        rollout=None if spec.rollout is None else spec.rollout.uid,
+        soak_s=spec.soak.seconds,
+    )
+
+
+class Desired:
+    """The last desired state, in memory and in ``desired/``; tells ``on_change`` which model is concerned."""
+
+    def __init__(self, directory: Path, *, on_change: Callable[[ModelKey], None]) -> None:
+        self._directory = directory
+        self._on_change = on_change
+        self._items: dict[str, Wanted] = {}
+        self._by_key: dict[ModelKey, Wanted] = {}
+        self.synced = False
+        """True once the hub has listed: before that, what is not here has not vanished."""
+
+    def load(self) -> None:
+        """Read what was wanted last from the disk."""
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                item = json.loads(path.read_bytes())
+                wanted = read_wanted(item)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.warning("desired.unreadable", extra={"file": path.name, "cause": repr(error)})
+                continue
+            if wanted is not None:
+                self._items[object_key(item)] = wanted
+                self._by_key[wanted.key] = wanted
+
+    def get(self, key: ModelKey) -> Wanted | None:
+        """Return what is wanted of one model; None: nothing names it."""
+        return self._by_key.get(key)
+
+    def all(self) -> dict[ModelKey, Wanted]:
+        """Return what is wanted, of every model."""
+        return dict(self._by_key)
+
+    def replace(self, items: Mapping[str, Object]) -> None:
+        """Take a listing."""
+        for name in [name for name in self._items if name not in items]:
+            self._forget(name)
+        self.synced = True
+        for name, item in items.items():
+            self.put(name, item)
+
+    def put(self, name: str, item: Object) -> None:
+        """Take one NodeModel."""
+        wanted = read_wanted(item)
+        if wanted is None:
+            log.warning("desired.unreadable", extra={"file": name, "cause": "no deployment"})
+            return
+        before = self._items.get(name)
+        self._items[name] = self._by_key[wanted.key] = wanted
+        if before is None or (before.order, before.fault, before.generation) != (
+            wanted.order,
+            wanted.fault,
+            wanted.generation,
+        ):
+            kept = {
+                "metadata": {
+                    k: item["metadata"].get(k) for k in ("namespace", "name", "generation", "uid")
+                },
+                "spec": item["spec"],
+            }
+            write_file(self._path(wanted.key), json.dumps(kept).encode(), mode=0o600)
+        self._on_change(wanted.key)
+
+    def drop(self, name: str) -> None:
+        """Take one NodeModel for gone."""
+        self._forget(name)
+
+    def note_status(self, wanted: Wanted, status: Mapping[str, Any]) -> None:
+        """Note what the hub holds after a report; a change that came in meanwhile is newer."""
+        if self._by_key.get(wanted.key) is wanted:
+            told = replace(wanted, status=status)
+            self._by_key[wanted.key] = self._items[f"{wanted.key.namespace}/{wanted.name}"] = told
+
+    def _forget(self, name: str) -> None:
+        wanted = self._items.pop(name, None)
+        if wanted is None:
+            return
+        if self._by_key.get(wanted.key) is wanted:
+            del self._by_key[wanted.key]
+            remove_file(self._path(wanted.key))
+        log.warning(
+            "desired.vanished",
+            extra={"namespace": wanted.key.namespace, "deployment": wanted.key.deployment},
+        )
+        self._on_change(wanted.key)
+
+    def _path(self, key: ModelKey) -> Path:
+        return self._directory / f"{key}.json"
