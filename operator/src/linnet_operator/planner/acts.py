@@ -19,7 +19,7 @@ def unseen(rollout: RolloutView) -> tuple[Act, ...]:
 
 
 def fresh(rollout: RolloutView, verb: ActVerb, *, step: int | None = None) -> Act | None:
-    """Return the first act of that verb that was not taken up; with ``step``, only one that means that step."""
+    """Return the first new act of that verb; with ``step``, only one that means that step."""
     for act in unseen(rollout):
         if act.verb is verb and (step is None or act.step in (None, step)):
             return act

@@ -1,7 +1,8 @@
 """The bake clock of a step: connected, serving time.
 
 - It runs while at least nine of ten nodes of the step are connected and serve the candidate.
-- It is a pair of recorded facts (seconds done, running since), so it survives the operator and needs no ticks.
+- It is a pair of recorded facts (seconds done, running since), so it survives the operator and
+  needs no ticks.
 - Seconds are rounded down: uncertainty makes it slower, never faster.
 """
 

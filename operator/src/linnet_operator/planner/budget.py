@@ -1,6 +1,7 @@
 """How many nodes may be sent on at once.
 
-- maxUnavailable counts connected nodes whose model is out of service, and silent ones; it is at least one node.
+- maxUnavailable counts connected nodes whose model is out of service, and silent ones; it is at
+  least one node.
 - maxDownloads counts connected nodes that have an order and have not settled.
 - A node that is out of service already may always be sent on: it can only become better.
 - Taking back costs nothing: the baseline lies on the disk.

@@ -1,6 +1,7 @@
 """Who goes first: a lot drawn from uids, before any rate is looked at (rule 13).
 
-- The same rollout and nodes give the same order, in every process; whether a node is healthy does not count.
+- The same rollout and nodes give the same order, in every process; whether a node is healthy does
+  not count.
 - Nodes that people have labelled as canaries come first.
 - Every prefix is spread over the failure domains that the policy names.
 """
@@ -32,7 +33,8 @@ def by_lot(
 
 
 def _spread(nodes: list[NodeView], rollout_uid: str, spread_by: Sequence[str]) -> list[NodeView]:
-    # Each domain lays its nodes evenly over [0, 1), from an offset of its own: any prefix of the whole
+    # Each domain lays its nodes evenly over [0, 1), from an offset of its own: any prefix of the
+    # whole
     # then holds about the same share of every domain.
     domains: dict[tuple[str, ...], list[tuple[float, str, NodeView]]] = defaultdict(list)
     for node in nodes:

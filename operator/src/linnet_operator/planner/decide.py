@@ -1,9 +1,12 @@
-"""The next state of a running rollout: one transition at a time, recorded before anything acts on it.
+"""The next state of a running rollout: one transition at a time, recorded before it is acted on.
 
-- Abort wins, from every state; a rollback is legal in every state that has not ended, and nothing holds it (rule 14).
-- One record of a decision carries the look that made it, and the acts that were taken up with it (rules 8 and 15).
+- Abort wins, from every state; a rollback is legal in every state that has not ended, and nothing
+  holds it (rule 14).
+- One record of a decision carries the look that made it, and the acts that were taken up with it
+  (rules 8 and 15).
 - A step begins only on a recorded pass, or because a person said so (rule 5).
-- The spec names another revision: the rollout is superseded; it names the stable one: the nodes return at once.
+- The spec names another revision: the rollout is superseded; it names the stable one: the nodes
+  return at once.
 """
 
 from collections.abc import Mapping
@@ -225,7 +228,8 @@ def is_back(turn: Turn, node: NodeView) -> bool:
         return False
     if node.order is None or node.order.rollout is None:
         return True
-    # Only orders of this rollout are waited for; a node that lags for another reason is not its matter.
+    # Only orders of this rollout are waited for; a node that lags for another reason is not its
+    # matter.
     if node.order.rollout.uid != turn.rollout.uid:
         return True
     return has_accepted(node) and is_settled(node)
@@ -387,7 +391,7 @@ def _waited(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
 
 
 def _go_on(turn: Turn, status: ModelRolloutStatus, step: int) -> Transition | None:
-    """Return the begin of what comes after ``step``, or what it waits for first; None while held."""
+    """Return the begin of what follows ``step``, or what it waits for first; None while held."""
     coming = next_steps(turn, step)
     if turn.held is not None or not turn.eligible_count:
         return None

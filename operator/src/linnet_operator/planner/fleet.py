@@ -1,7 +1,8 @@
 """Where each node is, seen from one rollout: eligible, deferred, silent, incompatible.
 
 - Connected means that the heartbeat Lease is renewed in time, nothing else.
-- Deferred: never took the candidate, and not seen for long; it leaves the count and catches up later.
+- Deferred: never took the candidate, and not seen for long; it leaves the count and catches up
+  later.
 - Silent: took the candidate, then lost beyond a grace: a suspected failure, and never deferred.
 - A report speaks of an order only once the node has taken that order up.
 """

@@ -1,7 +1,8 @@
 """From a verdict to what follows: Advance, Rollback, Ask or Hold.
 
 - No data, partial, stale or unmeasured evidence is never a pass (rule 5).
-- A pass also needs the nodes' own reports: who can write metrics cannot wave a model through (rule 16).
+- A pass also needs the nodes' own reports: who can write metrics cannot wave a model through (rule
+  16).
 - A Fail needs neither bake nor reports: it may act at any time.
 """
 

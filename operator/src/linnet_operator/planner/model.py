@@ -1,7 +1,8 @@
 """What goes into a plan and what comes out of it: frozen values, no behaviour but small questions.
 
 - Time is an argument; nothing here reads a clock, the network or the disk.
-- A plan is a list of writes in the order in which they must be made, and what to look at before the next turn.
+- A plan is a list of writes in the order in which they must be made, and what to look at before the
+  next turn.
 - Where `linnet_api` has a type for a thing, that type is used.
 """
 
@@ -108,7 +109,7 @@ class RolloutView:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a node says of one revision, over its own token: requests and failures since activation."""
+    """What a node says of one revision over its own token, counted since activation."""
 
     requests: int
     failures: int = 0
@@ -155,12 +156,15 @@ class Evidence:
         rollout_uid: The rollout that it belongs to; evidence of another is ignored.
         step: The step that it judges; 0: the history before the first step.
         at: The time that the look was made for.
-        verdict: Of the whole step. At step 0 Learning means that history is lacking; NoData that there is none to be had.
+        verdict: Of the whole step. At step 0 Learning means that history is lacking; NoData that
+            there is none to be had.
         message: The sentence with numbers.
         short: The same in at most 40 characters.
         needs_person: True where a Fail must not turn the fleet by itself (it rests on one node).
-        requests: Node name -> requests of the candidate since its activation, as the metrics count them (rule 16).
-        ref: Name and sha256 of the ConfigMap that the shell can write from this look; None: nothing to keep.
+        requests: Node name -> requests of the candidate since its activation, as the metrics count
+            them (rule 16).
+        ref: Name and sha256 of the ConfigMap that the shell can write from this look; None: nothing
+            to keep.
     """
 
     rollout_uid: str
@@ -179,7 +183,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RecordRevision:
-    """Apply the ControllerRevision ``name``; where it exists only its list of sources may have grown."""
+    """Apply the ControllerRevision ``name``; where it exists only its sources have grown."""
 
     name: str
     revision: RevisionView
@@ -224,7 +228,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class DropOrder:
-    """Delete the NodeModel ``name``: the node was reinstalled and is another now. Never an order to unload."""
+    """Delete the NodeModel ``name`` of a node that was reinstalled; never an order to unload."""
 
     name: str
     node: str
@@ -284,7 +288,8 @@ class EvidenceRequest:
         step: From 1; 0 for History.
         candidate: Revision that is judged.
         baseline: Revision that it is compared with; None in a first rollout (thresholds only).
-        candidates: Nodes that serve the candidate, committed, with the time of activation. Empty for History.
+        candidates: Nodes that serve the candidate, committed, with the time of activation. Empty
+            for History.
         stable: Names of the nodes that serve the baseline.
         started_at: When the rollout began: history ends there.
         bake: The bake of the step.
@@ -320,10 +325,12 @@ class Plan:
     """What one turn decides.
 
     Attributes:
-        writes: In this order; stop at the first that fails, the next turn goes on from what is written.
+        writes: In this order; stop at the first that fails, the next turn goes on from what is
+            written.
         deployment_status: As it should be; it stands in ``writes`` only where it differs.
         rollout_status: As it should be; None where there is no rollout.
-        recheck_after: When to turn again at the latest, though nothing changed; None: only the resync.
+        recheck_after: When to turn again at the latest, though nothing changed; None: only the
+            resync.
         waiting_for: What it waits for (rule 9); None: settled.
         look: What to fetch.
     """

@@ -1,8 +1,10 @@
 """What each node shall do, derived from what is recorded and nothing else.
 
 - Sent on (forward): only connected nodes, in the order of the lot, within quota and budget.
-- Taken back: at once, all of them, whether connected or not; offline ones find the order at first contact.
-- While a rollout runs an order for the candidate names the baseline; when it has ended, the baseline is cleared (rule 3).
+- Taken back: at once, all of them, whether connected or not; offline ones find the order at first
+  contact.
+- While a rollout runs an order for the candidate names the baseline; when it has ended, the
+  baseline is cleared (rule 3).
 - A sequence never falls, neither below the last order nor below what the node has seen (rule 7).
 - A node that is deselected, or that cannot run the model, keeps what it has.
 """
@@ -31,7 +33,7 @@ class Desk:
     def activate(
         self, node: NodeView, to: RevisionRef, *, over: RevisionRef | None
     ) -> Order | None:
-        """Return the order to serve ``to``; None where nobody knows any more what that revision was."""
+        """Return the order to serve ``to``; None where nobody knows any more what it was."""
         content = self._content(to, node)
         if content is None:
             return None
@@ -83,14 +85,14 @@ class Desk:
 
 
 def next_sequence(node: NodeView, *, now: datetime) -> int:
-    """Return a number above every one that the node can have seen: milliseconds since 1970, or one more."""
+    """Return a number above all that the node has seen: milliseconds since 1970, or one more."""
     last_order = node.order.sequence if node.order is not None else 0
     last_seen = node.report.observed_sequence if node.report is not None else 0
     return max(int(now.timestamp() * 1000), last_order + 1, last_seen + 1)
 
 
 def wave(by_lot: Sequence[NodeView], *, candidate: str, quota_nodes: int) -> tuple[NodeView, ...]:
-    """Return the nodes that shall have the candidate now: who is ordered it keeps it, the lot fills up.
+    """Return the nodes that shall have the candidate: who is ordered it keeps it, the lot fills up.
 
     Args:
         by_lot: The eligible nodes in the order of the lot.

@@ -1,6 +1,7 @@
 """One turn: everything that is known goes in, what to write and what to look at comes out.
 
-- Decide, record, act: a turn that records a transition gives no order; the next one acts on what stands there.
+- Decide, record, act: a turn that records a transition gives no order; the next one acts on what
+  stands there.
 - A settled deployment gets an empty plan (rule 11).
 - The same input gives the same plan, in every process.
 """

@@ -1,7 +1,8 @@
 """How many nodes a step may put on the candidate (rules 4 and 10).
 
 - Percent is ceil over eligible nodes; a count is never more than there are; 0 holds.
-- No step asks for fewer nodes than the one before; steps of equal quota merge, and bake as long as the longest.
+- No step asks for fewer nodes than the one before; steps of equal quota merge, and bake as long as
+  the longest.
 - While there is a control group, no step takes its nodes: they move last, in Finishing.
 """
 

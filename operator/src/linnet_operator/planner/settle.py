@@ -1,8 +1,10 @@
 """A turn without a running rollout: begin one, or keep everyone on what is stable.
 
-- A revision that was taken back is not tried again until the spec names another digest, or a person says retry (rule 6).
+- A revision that was taken back is not tried again until the spec names another digest, or a person
+  says retry (rule 6).
 - A node that returns gets the stable revision, through the same budget.
-- Without a stable revision nobody is told anything, but the nodes of a first rollout that was bad: they unload.
+- Without a stable revision nobody is told anything, but the nodes of a first rollout that was bad:
+  they unload.
 """
 
 from collections.abc import Sequence
@@ -60,7 +62,7 @@ class Rest:
 
     @property
     def target(self) -> RevisionRef | None:
-        """What the spec wants, where that is not what is stable; None where it is, or is not known."""
+        """What the spec wants, where that is known and is not what is stable."""
         if self.wanted.revision is None:
             return None
         target = ref(self.wanted.revision)
@@ -305,7 +307,7 @@ def _record_revision(rest: Rest) -> list[Write]:
 
 
 def _candidate(rest: Rest, target: RevisionRef | None) -> RevisionRef | None:
-    """Return what was asked for last and is not stable; what cannot be resolved is no other wish."""
+    """Return what was asked for last; a source that cannot be resolved is no other wish."""
     before = rest.deployment.status.candidate
     if rest.wanted.revision is not None or before is None:
         return target

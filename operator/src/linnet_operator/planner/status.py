@@ -1,7 +1,8 @@
 """What objects say about themselves: conditions, counts, and what is waited for (rules 9 and 10).
 
 - Everything that is not settled says what it waits for, in words and numbers.
-- Numbers that move by themselves are shown in tenths, so that waiting does not write all the time (rule 11).
+- Numbers that move by themselves are shown in tenths, so that waiting does not write all the time
+  (rule 11).
 """
 
 from collections import Counter
@@ -113,8 +114,8 @@ def _no_nodes(fleet: Fleet) -> WaitingFor:
     return _wait(
         WaitReason.NO_NODES,
         f"0 of {fleet.matched_count} nodes",
-        f"no eligible node: {fleet.matched_count} match the selector, {len(fleet.deferred)} of them "
-        f"have no agent or were not seen for long, {len(fleet.incompatible)} cannot run it",
+        f"no eligible node: {fleet.matched_count} match the selector, {len(fleet.deferred)} of "
+        f"them have no agent or were not seen for long, {len(fleet.incompatible)} cannot run it",
     )
 
 
@@ -165,7 +166,8 @@ def _activating(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
         return _wait(
             WaitReason.HELD_AT_ZERO,
             "held at 0 nodes",
-            f"step {status.step} asks for 0 nodes and holds here: linnet promote {turn.deployment.name}",
+            f"step {status.step} asks for 0 nodes and holds here: "
+            f"linnet promote {turn.deployment.name}",
         )
     done = [node for node in asked if is_in(node, candidate, now=turn.now)]
     short = f"{len(done)} of {len(asked)} nodes"
@@ -301,7 +303,7 @@ def _with_conditions(
 
 
 def of_deployment_running(turn: Turn, status: ModelRolloutStatus) -> ModelDeploymentStatus:
-    """Return the deployment's status while a rollout runs; ``status`` is the rollout's, described."""
+    """Return the deployment's status while a rollout runs, whose described status is ``status``."""
     waiting = status.waiting_for
     assert waiting is not None
     generation = turn.deployment.generation
@@ -393,7 +395,7 @@ def condemn(
 
 
 def invalid_spec(
-    before: ModelDeploymentStatus, *, message: str, generation: int, now: datetime
+    message: str, *, generation: int, before: ModelDeploymentStatus, now: datetime
 ) -> ModelDeploymentStatus:
     """Return the status of a deployment whose spec cannot be read; what is served is served on."""
     conditions = stalled(
@@ -481,7 +483,8 @@ def _node_counts(
         candidate = rollout.spec.to.revision
         counts = Counter(has_refused(node, candidate) for node in fleet.everyone)
         refused = counts[True]
-        # The refused orders are taken back; how many there were stays to be seen until something else is tried.
+        # The refused orders are taken back; how many there were stays to be seen until something
+        # else is tried.
         phase = rollout.status.phase
         ending = rollout.status.reason == RolloutPhase.REFUSED
         if phase is RolloutPhase.REFUSED or (phase is RolloutPhase.ROLLING_BACK and ending):

@@ -82,7 +82,7 @@ class Turn:
         )
 
     def merged_to(self, step: int) -> int:
-        """Return the last of the steps that are one with ``step``; ``step`` itself before the first."""
+        """Return the last of the steps that are one with ``step``; 0 before the first."""
         if step == 0:
             return 0
         together = quotas.merged(

@@ -1,8 +1,10 @@
 """Which revision the spec wants, and which one is stable.
 
 - A digest in the spec or in the source is taken at its word; nothing is asked.
-- A tag is resolved once: a source that a revision was cut from means that revision's artifact for ever.
-- Stable follows from the newest rollout: what it brought where it completed, else what it started from.
+- A tag is resolved once: a source that a revision was cut from means that revision's artifact for
+  ever.
+- Stable follows from the newest rollout: what it brought where it completed, else what it started
+  from.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """When steps may begin: cron lines with a duration and a time zone.
 
-- Five fields (minute, hour, day of month, month, day of week) with ``*``, lists, ranges, steps and names.
+- Five fields (minute, hour, day of month, month, day of week) with ``*``, lists, ranges, steps and
+  names.
 - Where both days are restricted either one counts, as in cron(8).
 - No window means always. A rollback never asks here (rule 14).
 """
@@ -128,7 +129,8 @@ def _starts(window: Window, now: datetime, *, back: bool) -> Iterator[datetime]:
     local = now.astimezone(zone)
     midnight = datetime(local.year, local.month, local.day, tzinfo=zone)
     sign = -1 if back else 1
-    # One day more than today: around midnight and shifts of summer time the next day may come first.
+    # One day more than today: around midnight and shifts of summer time the next day may come
+    # first.
     for offset in range(-1, _HORIZON_DAYS):
         day = midnight + timedelta(days=sign * offset)
         if cron.matches_day(day):
