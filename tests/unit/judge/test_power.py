@@ -1,0 +1,80 @@
+import pytest
+
+from linnet_operator.judge.compare import Detect
+from linnet_operator.judge.power import forecast, say_duration
+from linnet_operator.judge.verdicts import Verdict
+
+WANTED = Detect(factor=3, floor=0.05)
+
+
+def ask(fleet, candidates, stable, **more):
+    return forecast(
+        more.pop("learned", None) or fleet.learned(),
+        candidates,
+        stable,
+        alpha=0.01,
+        steps=4,
+        detect=more.pop("detect", WANTED),
+    )
+
+
+def test_what_the_forecast_asks_for_is_enough_and_not_far_too_much(fleet):
+    stable = [fleet.count(index, 1.0, 100.0, 10.0) for index in range(1, 10)]
+    power = ask(fleet, [fleet.count(0, 1.0, 100.0, 10.0)], stable)
+    assert power.decidable
+    assert power.requests is not None
+
+    def verdict(requests):
+        n = 100.0 + requests
+        later = [fleet.count(index, n / 100, n, n / 10) for index in range(10)]
+        return fleet.look(later[:1], later[1:], detect=WANTED).verdict
+
+    assert verdict(power.requests * 1.1) is Verdict.PASS
+    assert verdict(power.requests * 0.5) is Verdict.UNDECIDED
+
+
+def test_before_a_rollout_the_rate_of_the_history_is_todays(fleet):
+    rows = [fleet.count(index, 0.0, 0.0, 0.0) for index in range(10)]
+
+    power = ask(fleet, rows[:1], rows[1:])
+
+    assert power.decidable
+    assert power.requests == pytest.approx(20 * power.seconds, rel=0.1)
+    assert power.sentence.startswith("needs about ")
+
+
+def test_without_any_traffic_there_is_no_time_to_tell(fleet):
+    rows = [fleet.count(index, 0.0, 0.0, 0.0) for index in range(10)]
+    learned = fleet.learned(failures=0.0, requests=0.0)
+
+    power = ask(fleet, rows[:1], rows[1:], learned=learned, detect=Detect(factor=3, floor=0.5))
+
+    assert power.seconds is None
+
+
+def test_a_ratio_near_zero_can_never_be_decided(fleet):
+    rows = [fleet.count(index, 0.0, 10.0, 10.0) for index in range(10)]
+
+    power = ask(
+        fleet,
+        rows[:1],
+        rows[1:],
+        learned=fleet.learned(failures=0.0),
+        detect=Detect(factor=3, floor=0.0),
+    )
+
+    assert not power.decidable
+    assert power.sentence.startswith("can never be decided")
+
+
+def test_a_decided_look_needs_nothing_more(fleet):
+    rows = [fleet.count(index, 50.0, 5000.0, 100.0) for index in range(10)]
+
+    assert ask(fleet, rows[:3], rows[3:]).requests == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "1s"), (89, "89s"), (120, "2m"), (7200, "2h"), (200000, "2d")]
+)
+def test_durations_are_said_as_people_do(seconds, said):
+    assert say_duration(seconds) == said
