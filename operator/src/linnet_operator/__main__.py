@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from linnet_operator.app import run
 from linnet_operator.errors import OperatorError, SettingsError
 from linnet_operator.settings import Settings, parse_arguments
 
@@ -28,13 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(settings.model_dump_json(indent=2))
         return 0
     _set_up_logging(settings)
+    # Imported here, so that a worker process, which imports this module anew, stays small.
+    from linnet_operator.app import run  # noqa: PLC0415 - see above
+
     try:
         asyncio.run(run(settings))
     except* OperatorError as errors:
-        for error in _leaves(errors):
-            remedy = error.remedy if isinstance(error, OperatorError) else ""
-            facts = {"reason": str(error), "remedy": remedy}
-            log.error("operator.fatal", extra=facts)  # noqa: TRY400 - the error is expected, a traceback says nothing
+        for reason, remedy in _explained(errors):
+            facts = {"reason": reason, "remedy": remedy}
+            log.error("operator.fatal", extra=facts)  # noqa: TRY400 - expected: no traceback
         return_code = 1
     except* Exception:
         log.exception("operator.fatal")
@@ -44,10 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return return_code
 
 
-def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
+def _explained(errors: BaseExceptionGroup[OperatorError]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
     for error in errors.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        if isinstance(error, BaseExceptionGroup):
+            found += _explained(error)
+        else:
+            found.append((str(error), error.remedy))
     return found
 
 

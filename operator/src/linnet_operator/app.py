@@ -14,10 +14,8 @@ import platform
 import random
 import signal
 from collections.abc import AsyncIterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from time import monotonic
 from typing import Final
 
@@ -33,8 +31,10 @@ from linnet_operator.errors import KubeError, KubeNotFoundError
 from linnet_operator.handlers import WATCHED
 from linnet_operator.heartbeats import Heartbeats
 from linnet_operator.kube import CONTROLLER_REVISIONS, Kube, KubeAdapter, Resource
+from linnet_operator.learning import Workers
 from linnet_operator.looks import Looks
 from linnet_operator.loop import Shell, Supervisor
+from linnet_operator.prometheus import PrometheusSource
 from linnet_operator.resolve import Resolver
 from linnet_operator.settings import Settings
 
@@ -64,17 +64,18 @@ async def run(settings: Settings) -> None:
         cache = FleetCache()
         heartbeats = Heartbeats(kube, clock=utc_now, poll_s=settings.lease_poll_s)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        judge = stack.enter_context(
-            ProcessPoolExecutor(settings.judge_workers, mp_context=get_context("spawn"))
-        )
+        sources = {
+            name: await stack.enter_async_context(PrometheusSource(url))
+            for name, url in settings.prometheus.items()
+        }
+        workers = Workers(settings.judge_workers)
+        stack.callback(workers.close)
         shell = Shell(
             kube=kube,
             cache=cache,
             heartbeats=heartbeats,
             resolver=Resolver(session, mirrors=settings.registry_mirrors),
-            make_looker=lambda: Looks(
-                session, kube, prometheus=settings.prometheus, judge=judge, clock=utc_now
-            ),
+            make_looker=lambda: Looks(kube, cache, workers, sources=sources, clock=utc_now),
             clock=utc_now,
             jitter=random.random,
             reporter=platform.node(),
@@ -93,16 +94,16 @@ async def run(settings: Settings) -> None:
                 _feed(settings, cache, health, stop=stop, end=end_feed), name="feed"
             )
             await health.fed.wait()
-            workers = [
+            tasks = [
                 group.create_task(supervisor.run(), name="supervisor"),
                 group.create_task(_relist(kube, cache, every_s=settings.relist_s), name="relist"),
                 group.create_task(_measure_lag(health), name="lag"),
             ]
             await stop.wait()
             log.info("operator.stopping")
-            for task in workers:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             end_feed.set()
             await feed
     log.info("operator.stopped")

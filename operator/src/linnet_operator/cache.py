@@ -304,7 +304,8 @@ def _deployment_of(facts: Facts) -> str:
             return rollout.deployment.name
         case RevisionFacts(deployment=deployment):
             return deployment
-    raise AssertionError(f"not owned by a deployment: {facts!r}")
+        case _:
+            raise AssertionError(f"not owned by a deployment: {facts!r}")
 
 
 def _parse_node(body: Body) -> NodeFacts:

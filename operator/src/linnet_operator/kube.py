@@ -316,7 +316,7 @@ class KubeAdapter:
             raw: bytes = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeUnavailableError(
-                f"{method} {path}: {error or type(error).__name__}"
+                f"{method} {path}: {type(error).__name__}: {error}"
             ) from error
         if answer.status < 300:
             parsed: Body = json.loads(raw)

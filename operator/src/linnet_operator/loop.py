@@ -33,6 +33,7 @@ from linnet_operator.cache import (
     facts_of,
 )
 from linnet_operator.errors import KubeConflictError, KubeError, SourceError, SourceMalformedError
+from linnet_operator.evidence import EvidenceRecord
 from linnet_operator.heartbeats import Heartbeats
 from linnet_operator.kube import (
     MODEL_DEPLOYMENTS,
@@ -43,6 +44,7 @@ from linnet_operator.kube import (
     Kube,
     Resource,
 )
+from linnet_operator.looks import Looked
 from linnet_operator.metrics import LOOKS, PLAN_SECONDS, ROLLOUT_NODES, ROLLOUT_STEP, TURNS
 from linnet_operator.planner.model import (
     DeploymentView,
@@ -65,7 +67,7 @@ _FIRST_BACKOFF_S: Final = 0.5
 _LONGEST_BACKOFF_S: Final = 30.0
 _FIRST_RESOLVE_PAUSE_S: Final = 1.0
 _LONGEST_RESOLVE_PAUSE_S: Final = 30.0
-_PAYLOADS_KEPT: Final = 4
+_RECORDS_KEPT: Final = 4
 
 
 class SourceResolver(Protocol):
@@ -73,19 +75,6 @@ class SourceResolver(Protocol):
 
     async def resolve(self, source: str) -> str:
         """Return the digest; raise SourceError where there is none to be had."""
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """A look, and what can be kept of it.
-
-    Attributes:
-        evidence: For the planner.
-        payload: The gzip bytes behind ``evidence.ref``; None where there is nothing to keep.
-    """
-
-    evidence: Evidence
-    payload: bytes | None = None
 
 
 class Looker(Protocol):
@@ -206,7 +195,7 @@ class DeploymentLoop:
         self._woken = asyncio.Event()
         self._woken.set()
         self._evidence: Evidence | None = None
-        self._payloads: OrderedDict[str, bytes] = OrderedDict()
+        self._records: OrderedDict[str, EvidenceRecord] = OrderedDict()
         self._looker = shell.make_looker()
         self._looking = False
         self._resolved: Resolved | ResolveFailure | None = None
@@ -217,7 +206,7 @@ class DeploymentLoop:
             shell.cache,
             clock=shell.clock,
             reporter=shell.reporter,
-            payload_of=self._payloads.get,
+            record_of=self._records.get,
         )
         self._context = {"namespace": entry.namespace, "deployment": entry.name}
 
@@ -375,13 +364,16 @@ class DeploymentLoop:
             try:
                 digest = await self._shell.resolver.resolve(source)
             except SourceError as error:
-                self._resolved = ResolveFailure(source=source, message=_with_remedy(error))
+                final = isinstance(error, SourceMalformedError)
+                self._resolved = ResolveFailure(
+                    source=source, message=f"{error}. {error.remedy}", final=final
+                )
                 self.wake()
                 log.warning(
                     "source.unresolved",
                     extra={**self._context, "source": source, "reason": str(error)},
                 )
-                if isinstance(error, SourceMalformedError):
+                if final:
                     # It will not resolve better later; kept in `_resolving`, nobody asks again.
                     return
             else:
@@ -413,10 +405,10 @@ class DeploymentLoop:
                 "reason": evidence.message,
             },
         )
-        if looked.payload is not None and evidence.ref is not None:
-            self._payloads[evidence.ref.sha256] = looked.payload
-            while len(self._payloads) > _PAYLOADS_KEPT:
-                self._payloads.popitem(last=False)
+        if looked.record is not None:
+            self._records[looked.record.sha256] = looked.record
+            while len(self._records) > _RECORDS_KEPT:
+                self._records.popitem(last=False)
         self._evidence = evidence
         self._looking = False
         self.wake()
@@ -439,7 +431,3 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-def _with_remedy(error: SourceError) -> str:
-    return f"{error}. {error.remedy}"

@@ -9,7 +9,6 @@ Rules:
 """
 
 import asyncio
-import base64
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -35,6 +34,7 @@ from linnet_operator.events import (
     event_body,
     rollout_decisions,
 )
+from linnet_operator.evidence import EvidenceRecord, config_map
 from linnet_operator.kube import (
     CONFIG_MAPS,
     CONTROLLER_REVISIONS,
@@ -64,7 +64,7 @@ _LONGEST_LABEL: Final = 63
 
 
 class EvidenceLostError(KubeError):
-    """The payload of a look is no longer in memory: it is looked at again."""
+    """The record of a look is no longer in memory: it is looked at again."""
 
 
 class Writer:
@@ -77,13 +77,13 @@ class Writer:
         *,
         clock: Callable[[], datetime],
         reporter: str,
-        payload_of: Callable[[str], bytes | None],
+        record_of: Callable[[str], EvidenceRecord | None],
     ) -> None:
         self._kube = kube
         self._cache = cache
         self._clock = clock
         self._reporter = reporter
-        self._payload_of = payload_of
+        self._record_of = record_of
 
     async def carry_out(self, writes: Sequence[Write], deployment: DeploymentView) -> None:
         """Write everything, in order.
@@ -184,23 +184,16 @@ class Writer:
         await self._post([Decided(about=about, key="started", reason="Started", note=note)])
 
     async def _keep_evidence(self, write: KeepEvidence, deployment: DeploymentView) -> None:
-        payload = self._payload_of(write.ref.sha256)
-        if payload is None:
-            raise EvidenceLostError(f"the payload of {write.ref.name} is not in memory any more")
-        rollout = self._rollout_of(write.ref.name, deployment)
-        body = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {
-                "name": write.ref.name,
-                "namespace": deployment.namespace,
-                "labels": {DEPLOYMENT_LABEL: label_value(deployment.name)},
-                "annotations": {"linnet.dev/sha256": write.ref.sha256},
-                "ownerReferences": [rollout],
-            },
-            "immutable": True,
-            "binaryData": {"evidence.json.gz": base64.b64encode(payload).decode()},
-        }
+        record = self._record_of(write.ref.sha256)
+        if record is None:
+            raise EvidenceLostError(f"the record of {write.ref.name} is not in memory any more")
+        body = config_map(
+            record,
+            name=write.ref.name,
+            namespace=deployment.namespace,
+            labels={DEPLOYMENT_LABEL: label_value(deployment.name)},
+            owner_references=[self._rollout_of(write.ref.name, deployment)],
+        )
         try:
             await self._kube.create(CONFIG_MAPS, body)
         except KubeConflictError:

@@ -1,0 +1,497 @@
+"""A look: asks the metrics source what the planner wants to know, and the judge what it says.
+
+Rules:
+- All questions are for fixed times, and all answers stand in the record: anyone can judge again.
+- A metrics source that is dead, slow or unknown is evidence (NoData), never an error.
+- The judge runs in a worker process: it never blocks the loop.
+- History is read until it suffices, then frozen; after a restart it comes from the record.
+- Reports about nodes that do not hold a revision make a look partial, and are named.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from linnet_api.durations import format_duration, parse_duration, parse_percent
+from linnet_api.model_rollout import EvidenceRef
+from linnet_api.reasons import Verdict
+from linnet_api.rollout_policy import Compare, RolloutPolicySpec, Threshold
+from linnet_operator.cache import FleetCache, NodeModelFacts, RolloutFacts, facts_of
+from linnet_operator.errors import KubeError
+from linnet_operator.evidence import EvidenceRecord, EvidenceRecordError, read_config_map
+from linnet_operator.judge.assess import MetricInputs, StepInputs, ThresholdInputs
+from linnet_operator.judge.compare import Detect, NodeCount
+from linnet_operator.judge.counters import Counts, foreign_series, node_counts, say_foreign
+from linnet_operator.judge.learned import Learned, Readiness
+from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec
+from linnet_operator.kube import CONFIG_MAPS, MODEL_ROLLOUTS, NODE_MODELS, Kube
+from linnet_operator.learning import (
+    History,
+    Workers,
+    judge_step,
+    learn_all,
+    read_learned,
+)
+from linnet_operator.planner.model import (
+    DeploymentView,
+    Evidence,
+    EvidenceRequest,
+    LookKind,
+)
+from linnet_operator.prometheus import MetricsSource, ScrapeTime, Signal, fixed_times, step_times
+
+log = logging.getLogger(__name__)
+
+_RECENT_INTERVALS: Final = 30
+_SHORTEST_LAG: Final = timedelta(seconds=5)
+_STALE_AT_LEAST: Final = timedelta(seconds=30)
+_STALE_INTERVALS: Final = 3
+_MOST_SAMPLES: Final = 500
+_MOST_NODES_IN_QUERY: Final = 200
+_ERRORS: Final = Signal(kind="Errors")
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A look, and what can be kept of it.
+
+    Attributes:
+        evidence: For the planner.
+        record: What stands behind ``evidence.ref``; None where there is nothing to keep.
+    """
+
+    evidence: Evidence
+    record: EvidenceRecord | None = None
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one rollout between looks; all of it can be had again."""
+
+    rollout_uid: str
+    learned: Mapping[str, Learned] | None = None
+    step: int = 0
+    samples: dict[str, list[ThresholdSample]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One look that is due, with all that it needs."""
+
+    request: EvidenceRequest
+    deployment: DeploymentView
+    policy: RolloutPolicySpec
+    source: MetricsSource
+    now: datetime
+
+    @property
+    def interval(self) -> timedelta:
+        return parse_duration(self.policy.judge.interval)
+
+    def about(self, **facts: object) -> dict[str, Any]:
+        """Return the facts for people that stand in the record."""
+        request = self.request
+        return {
+            "namespace": self.deployment.namespace,
+            "deployment": self.deployment.name,
+            "rollout": request.rollout,
+            "rolloutUID": request.rollout_uid,
+            "step": request.step,
+            "candidate": request.candidate,
+            "baseline": request.baseline,
+            "at": _shown(self.now),
+            **facts,
+        }
+
+
+class Looks:
+    """Looks for one deployment."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cache: FleetCache,
+        workers: Workers,
+        *,
+        sources: Mapping[str, MetricsSource],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._kube = kube
+        self._cache = cache
+        self._workers = workers
+        self._sources = sources
+        self._clock = clock
+        self._memory = _Memory(rollout_uid="")
+
+    async def look(
+        self, request: EvidenceRequest, *, deployment: DeploymentView, policy: RolloutPolicySpec
+    ) -> Looked:
+        """Return one look; a dead Prometheus is evidence (NoData), not an error."""
+        if self._memory.rollout_uid != request.rollout_uid:
+            self._memory = _Memory(rollout_uid=request.rollout_uid)
+        now = self._clock()
+        source = self._sources.get(policy.judge.source)
+        if source is None:
+            known = ", ".join(sorted(self._sources)) or "none"
+            message = (
+                f"the policy asks the Prometheus {policy.judge.source!r}, the operator knows "
+                f"{known}; "
+                f"start it with --prometheus {policy.judge.source}=URL"
+            )
+            return Looked(_no_data(request, now, message))
+        question = _Question(request, deployment, policy, source, now)
+        try:
+            if request.kind is LookKind.HISTORY:
+                return await self._look_back(question)
+            return await self._look_at_step(question)
+        except EvidenceRecordError as error:
+            return Looked(_no_data(request, now, f"{error}. {error.remedy}"))
+
+    # ------------------------------------------------------------ before the first step
+
+    async def _look_back(self, question: _Question) -> Looked:
+        request, judge = question.request, question.policy.judge
+        assert request.baseline is not None, request
+        scrape = await self._scrape_time(question)
+        if scrape.at is None:
+            return Looked(_no_data(request, question.now, scrape.no_data))
+        window = parse_duration(judge.history.window)
+        histories = []
+        for compare in judge.compare:
+            history = await _history(question, compare, end=scrape.at, window=window)
+            problem = history.windows.no_data or history.recent.no_data
+            if problem:
+                return Looked(_no_data(request, question.now, f"{compare.name}: {problem}"))
+            histories.append(history)
+        lesson = await self._workers.run(
+            learn_all,
+            histories,
+            baseline=request.baseline,
+            nodes=request.stable,
+            interval_s=question.interval.total_seconds(),
+            window_s=window.total_seconds(),
+            template=_template(question.policy),
+            about=question.about(
+                kind="history",
+                until=_shown(scrape.at),
+                window=judge.history.window,
+                queries=sorted({text for each in histories for text in each.windows.queries}),
+            ),
+        )
+        lacking = {name: each for name, each in lesson.ready.items() if each.lacking}
+        verdict = Verdict.LEARNING if lacking or not request.stable else Verdict.PASS
+        evidence = Evidence(
+            rollout_uid=request.rollout_uid,
+            step=0,
+            at=question.now,
+            verdict=verdict,
+            message=_history_message(lesson.ready, lacking, nodes=len(request.stable)),
+            short=_history_short(lacking),
+            ref=_ref(request, lesson.record),
+        )
+        self._memory.learned = None
+        return Looked(evidence, lesson.record)
+
+    # ------------------------------------------------------------ during a step
+
+    async def _look_at_step(self, question: _Question) -> Looked:
+        request = question.request
+        scrape = await self._scrape_time(question)
+        if scrape.at is None:
+            return Looked(_no_data(request, question.now, scrape.no_data))
+        since = _activations(request, until=scrape.at)
+        start = min(since.values(), default=request.started_at)
+        times = step_times(start=start, end=scrape.at, interval=question.interval)
+        learned = await self._learned_of(question)
+        requests = await _counts(question, _ERRORS, times)
+        metrics = [
+            await self._metric(
+                question, compare, learned, requests, times=times, since=since, scrape=scrape
+            )
+            for compare in (question.policy.judge.compare if request.baseline else ())
+        ]
+        thresholds = [
+            await self._threshold(question, threshold, at=scrape.at, start=start)
+            for threshold in question.policy.judge.thresholds
+        ]
+        inputs = replace(
+            _template(question.policy), metrics=tuple(metrics), thresholds=tuple(thresholds)
+        )
+        queries = {*requests.queries, *_filled(question, window=scrape.at - start)}
+        judged = await self._workers.run(
+            judge_step,
+            inputs,
+            question.about(
+                kind="step",
+                until=_shown(scrape.at),
+                start=_shown(start),
+                activations={node: _shown(at) for node, at in sorted(since.items())},
+                queries=sorted(queries),
+            ),
+        )
+        said = judged.assessment
+        evidence = Evidence(
+            rollout_uid=request.rollout_uid,
+            step=request.step,
+            at=question.now,
+            verdict=Verdict(said.verdict),
+            message=said.message,
+            short=said.short[:40],
+            needs_person=said.needs_person,
+            requests=_requests(requests, request.candidate, since, until=scrape.at),
+            ref=_ref(request, judged.record),
+        )
+        return Looked(evidence, judged.record)
+
+    async def _metric(
+        self,
+        question: _Question,
+        compare: Compare,
+        learned: Mapping[str, Learned],
+        errors: Counts,
+        *,
+        times: Sequence[datetime],
+        since: Mapping[str, datetime],
+        scrape: ScrapeTime,
+    ) -> MetricInputs:
+        request = question.request
+        signal = _signal(compare)
+        counts = errors if signal == _ERRORS else await _counts(question, signal, times)
+        assert request.baseline is not None, request
+        assert scrape.at is not None, scrape
+        candidates = _node_counts(counts, request.candidate, since, until=scrape.at)
+        steady = dict.fromkeys(request.stable, times[0])
+        stable = node_counts(
+            counts,
+            revision=request.baseline,
+            seconds_by_node={node: _seconds(at, scrape.at) for node, at in steady.items()},
+            born_at_zero=False,
+        )
+        return MetricInputs(
+            name=compare.name,
+            signal=compare.signal,
+            learned=learned.get(compare.name),
+            candidates=candidates,
+            stable=stable,
+            no_data=counts.no_data,
+            partial=self._partial(question, counts, scrape),
+        )
+
+    def _partial(self, question: _Question, counts: Counts, scrape: ScrapeTime) -> str:
+        """Return why what was measured is not complete; empty when it is."""
+        assert scrape.at is not None, scrape
+        problems = list(counts.warnings)
+        age = question.now - scrape.at
+        if age > max(_STALE_AT_LEAST, _STALE_INTERVALS * question.interval):
+            problems.append(f"the newest scrape is {format_duration(age)} old; check Prometheus")
+        judged = {each.node for each in question.request.candidates}
+        behind = sorted(judged.intersection(scrape.behind))
+        if behind:
+            problems.append(f"no fresh scrape of {', '.join(behind[:3])}")
+        foreign = foreign_series(counts, self._holders(question.deployment))
+        if foreign:
+            problems.append(say_foreign(foreign))
+        return "; ".join(problems)
+
+    def _holders(self, deployment: DeploymentView) -> dict[str, list[str]]:
+        """Return revision -> nodes that were told to hold it, or report that they do."""
+        holders: dict[str, set[str]] = {}
+        for entry in self._cache.of_deployment(
+            NODE_MODELS, namespace=deployment.namespace, deployment=deployment.name
+        ):
+            facts = facts_of(entry, NodeModelFacts)
+            order, report = facts.spec, facts.status
+            held = [order.desired.revision, report.revision, *report.on_disk]
+            held += [order.baseline.revision] if order.baseline is not None else []
+            held += [each.revision for each in (report.current, report.previous) if each]
+            for revision in held:
+                if revision is not None:
+                    holders.setdefault(revision, set()).add(order.node.name)
+        return {revision: sorted(nodes) for revision, nodes in sorted(holders.items())}
+
+    async def _threshold(
+        self, question: _Question, threshold: Threshold, *, at: datetime, start: datetime
+    ) -> ThresholdInputs:
+        if self._memory.step != question.request.step:
+            self._memory.step = question.request.step
+            self._memory.samples = {}
+        samples = self._memory.samples.setdefault(threshold.name, [])
+        query = fill_in(threshold.query, question.request, question.deployment, window=at - start)
+        samples.append(await question.source.query(query, at))
+        del samples[:-_MOST_SAMPLES]
+        spec = ThresholdSpec(
+            name=threshold.name,
+            maximum=threshold.max,
+            minimum=threshold.min,
+            failure_limit=threshold.failure_limit,
+        )
+        return ThresholdInputs(spec=spec, samples=tuple(samples))
+
+    async def _learned_of(self, question: _Question) -> Mapping[str, Learned]:
+        """Return the parameters that were frozen at the start; from the record after a restart."""
+        if self._memory.learned is not None:
+            return self._memory.learned
+        entry = self._cache.get(
+            MODEL_ROLLOUTS,
+            namespace=question.deployment.namespace,
+            name=question.request.rollout,
+        )
+        ref = facts_of(entry, RolloutFacts).status.evidence if entry is not None else None
+        if ref is None:
+            return {}
+        try:
+            body = await self._kube.get(
+                CONFIG_MAPS, namespace=question.deployment.namespace, name=ref.name
+            )
+        except KubeError as error:
+            log.warning("look.history.unreadable", extra={"reason": str(error)})
+            return {}
+        self._memory.learned = await self._workers.run(read_learned, read_config_map(body))
+        return self._memory.learned
+
+    async def _scrape_time(self, question: _Question) -> ScrapeTime:
+        return await question.source.newest_common_time(
+            namespace=question.deployment.namespace,
+            deployment=question.deployment.name,
+            now=question.now,
+            lag_limit=max(_SHORTEST_LAG, 2 * question.interval),
+        )
+
+
+def fill_in(
+    query: str, request: EvidenceRequest, deployment: DeploymentView, *, window: timedelta
+) -> str:
+    """Return a threshold's query with its ``{{words}}`` filled in."""
+    nodes = [each.node for each in request.candidates]
+    words = {
+        "namespace": deployment.namespace,
+        "deployment": deployment.name,
+        "revision": request.candidate,
+        "baseline": request.baseline or "",
+        "window": f"{max(1, int(window.total_seconds()))}s",
+        # More would make a query that Prometheus refuses; join on linnet_model_info instead.
+        "nodes": "|".join(nodes) if len(nodes) <= _MOST_NODES_IN_QUERY else ".+",
+    }
+    for word, value in words.items():
+        query = query.replace("{{" + word + "}}", value)
+    return query
+
+
+def _filled(question: _Question, *, window: timedelta) -> list[str]:
+    return [
+        fill_in(each.query, question.request, question.deployment, window=window)
+        for each in question.policy.judge.thresholds
+    ]
+
+
+def _template(policy: RolloutPolicySpec) -> StepInputs:
+    judge = policy.judge
+    return StepInputs(
+        metrics=(),
+        # 100 % would be no line at all.
+        alpha=min(0.99, parse_percent(judge.false_rollback) / 100.0 or 0.01),
+        steps=len(policy.steps),
+        detect=Detect(
+            factor=float(judge.detect.factor), floor=parse_percent(judge.detect.floor) / 100.0
+        ),
+        required_windows=judge.history.required,
+        proceed_without_history=judge.history.on_missing == "Proceed",
+    )
+
+
+async def _history(
+    question: _Question, compare: Compare, *, end: datetime, window: timedelta
+) -> History:
+    judge = question.policy.judge
+    signal = _signal(compare)
+    windows = fixed_times(start=end - judge.history.windows * window, end=end, step=window)
+    recent = fixed_times(
+        start=end - _RECENT_INTERVALS * question.interval, end=end, step=question.interval
+    )
+    return History(
+        name=compare.name,
+        signal=compare.signal,
+        windows=await _counts(question, signal, windows),
+        recent=await _counts(question, signal, recent),
+    )
+
+
+async def _counts(question: _Question, signal: Signal, times: Sequence[datetime]) -> Counts:
+    return await question.source.counts(
+        signal,
+        namespace=question.deployment.namespace,
+        deployment=question.deployment.name,
+        times=times,
+    )
+
+
+def _signal(compare: Compare) -> Signal:
+    over = parse_duration(compare.over) if compare.over is not None else None
+    return Signal(kind=compare.signal, over=over)
+
+
+def _activations(request: EvidenceRequest, *, until: datetime) -> dict[str, datetime]:
+    """Return since when each candidate serves, within the rollout: a node's clock may be wrong."""
+    return {
+        each.node: min(max(each.since, request.started_at), max(until, request.started_at))
+        for each in request.candidates
+    }
+
+
+def _node_counts(
+    counts: Counts, revision: str, since: Mapping[str, datetime], *, until: datetime
+) -> tuple[NodeCount, ...]:
+    return node_counts(
+        counts,
+        revision=revision,
+        seconds_by_node={node: _seconds(at, until) for node, at in since.items()},
+        born_at_zero=True,
+    )
+
+
+def _requests(
+    counts: Counts, revision: str, since: Mapping[str, datetime], *, until: datetime
+) -> dict[str, float]:
+    rows = _node_counts(counts, revision, since, until=until)
+    return {row.node: row.requests for row in rows if row.requests is not None}
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds())
+
+
+def _ref(request: EvidenceRequest, record: EvidenceRecord) -> EvidenceRef:
+    return EvidenceRef(name=f"{request.rollout}-{record.sha256[:16]}", sha256=record.sha256)
+
+
+def _no_data(request: EvidenceRequest, now: datetime, message: str) -> Evidence:
+    return Evidence(
+        rollout_uid=request.rollout_uid,
+        step=request.step,
+        at=now,
+        verdict=Verdict.NO_DATA,
+        message=message,
+        short="no data",
+    )
+
+
+def _history_message(
+    ready: Mapping[str, Readiness], lacking: Mapping[str, Readiness], *, nodes: int
+) -> str:
+    if not nodes:
+        return "no node serves the stable revision yet, so there is no history to learn from"
+    shown = lacking or ready
+    return "; ".join(f"{name}: {each.sentence}" for name, each in shown.items())
+
+
+def _history_short(lacking: Mapping[str, Readiness]) -> str:
+    if not lacking:
+        return "history is there"
+    least = min(lacking.values(), key=lambda each: each.fewest)
+    return f"{least.fewest} of {least.required} windows"
+
+
+def _shown(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
