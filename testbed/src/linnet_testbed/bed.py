@@ -38,11 +38,13 @@ from linnet_testbed.objects import (
     labelled,
     node_object,
     node_status,
+    unbound_lease,
 )
-from linnet_testbed.processes import Process, kill_marked, python
+from linnet_testbed.processes import Process, kill_marked, marked, python
 from linnet_testbed.progress import Progress, Say
 from linnet_testbed.settings import Settings
 from linnet_testbed.state import State
+from linnet_testbed.waiting import until
 
 _NODE_LINKS = ("api", "registry", "server-metrics", "agent-metrics")
 _PORTS = ("prometheus", "registry", "operator", "operator.api", "operator.prometheus")
@@ -119,7 +121,12 @@ class Testbed:
                 if value is not None:
                     setattr(state, key, value)
             bed = cls(state, settings, say)
-            bed._up()
+            try:
+                bed._up()
+            except TestbedError:
+                if before is None and not marked(f"{directory}:"):
+                    shutil.rmtree(directory)  # refused before anything began
+                raise
         return bed
 
     @classmethod
@@ -391,14 +398,16 @@ class Testbed:
             cluster.wait(say)
             say(f"the bare cluster {self.name} is up: export KUBECONFIG={self.kubeconfig}")
             return
+        if cluster.kind == "offered":
+            cluster.wait(say)
+            self._check_offered()
         self._write_registry()
         self._write_prometheus()
         for process in (self.registry, self.prometheus):
             process.start()
         self._start_proxy()
-        cluster.wait(say)
-        if cluster.kind == "offered":
-            self._check_offered()
+        if cluster.kind != "offered":
+            cluster.wait(say)
         self._install()
         self._make_nodes()
         self._start_ours()
@@ -549,7 +558,27 @@ class Testbed:
         self._apply(labelled(others, self.name))
         names = [f"crd/{d['metadata']['name']}" for d in definitions]
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+        paths = [f"/apis/linnet.dev/v1alpha1/{d['spec']['names']['plural']}" for d in definitions]
+        until(lambda: all(self._lists(path) for path in paths), 30, "each kind can be listed")
+        until(self._is_fenced, 30, "an agent's token that is bound to no node is refused")
         self._say("CRDs, roles and fences are in place")
+
+    def _lists(self, path: str) -> bool:
+        """Tell whether a kind's storage is there: for a second after Established it is not."""
+        try:
+            return bool(self.kubectl("get", "--raw", f"{path}?limit=1"))
+        except TestbedError:
+            return False
+
+    def _is_fenced(self) -> bool:
+        """Tell whether the admission policies have come into force, by trying."""
+        agent = f"--as=system:serviceaccount:{AGENTS}:linnet-agent"
+        lease = json.dumps(unbound_lease())
+        try:
+            self.kubectl("create", agent, "--dry-run=server", "-f", "-", stdin=lease)
+        except TestbedError as error:
+            return "ValidatingAdmissionPolicy" in str(error)
+        return False
 
     def _make_nodes(self) -> None:
         """Make Node objects, directories and identities."""
@@ -599,10 +628,14 @@ class Testbed:
         """Remove everything with the bed's label from an offered cluster."""
         self._say("removing what this bed made in the offered cluster")
         try:
-            for kind in OWNED:
-                self.kubectl(
-                    "delete", kind, "-l", f"{LABEL}={self.name}", "--timeout=60s", timeout=90
-                )
+            self.kubectl(
+                "delete",
+                ",".join(OWNED),
+                "-l",
+                f"{LABEL}={self.name}",
+                "--timeout=90s",
+                timeout=120,
+            )
         except TestbedError as error:
             raise TestbedError(
                 f"{error}\nThe offered cluster still holds objects labelled {LABEL}={self.name}: "

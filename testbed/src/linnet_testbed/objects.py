@@ -10,14 +10,12 @@ from linnet_testbed.errors import TestbedUnavailableError
 
 LABEL = "linnet.dev/testbed"
 AGENTS, SYSTEM = "linnet-agents", "linnet-system"
+# CRDs last: while one goes, the controller that empties namespaces cannot list what there is.
 OWNED = (
-    "customresourcedefinitions.apiextensions.k8s.io",
-    "validatingadmissionpolicybindings.admissionregistration.k8s.io",
-    "validatingadmissionpolicies.admissionregistration.k8s.io",
-    "clusterrolebindings.rbac.authorization.k8s.io",
-    "clusterroles.rbac.authorization.k8s.io",
-    "nodes",
-    "namespaces",
+    "nodes,namespaces",
+    "validatingadmissionpolicybindings,validatingadmissionpolicies"
+    ",clusterrolebindings,clusterroles",
+    "customresourcedefinitions",
 )
 
 
@@ -77,4 +75,13 @@ def node_status(name: str) -> dict[str, object]:
         "kind": "Node",
         "metadata": {"name": name},
         "status": {"conditions": [ready], "capacity": {"cpu": "1", "memory": "1Gi", "pods": "0"}},
+    }
+
+
+def unbound_lease() -> dict[str, object]:
+    """Return a heartbeat that the fences must refuse."""
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "testbed-fence", "namespace": AGENTS},
     }
