@@ -13,7 +13,6 @@ The tree::
     +-- ConflictError        the object changed between reading and writing
     +-- RejectedError        the API server refused what was written
     +-- NotNowError          the act makes no sense in the rollout's state
-    +-- EvidenceError        a recorded decision could not be computed again
 """
 
 from linnet_cli.exits import Exit
@@ -90,9 +89,3 @@ class NotNowError(CliError):
     """The act makes no sense in the state that the rollout is in."""
 
     reason = "NotNow"
-
-
-class EvidenceError(CliError):
-    """A recorded decision could not be computed again."""
-
-    reason = "Evidence"

@@ -158,13 +158,14 @@ SIGNALS = {
 
 
 def explain(
-    story: Story, *, rollout: Json | None, paint: Paint, width: int, prog: str
+    story: Story, *, rollout: Json | None, record: Json, paint: Paint, width: int, prog: str
 ) -> list[str]:
     """Return the explanation: revision, step, wait, evidence, nodes, what comes next, what to do.
 
     Args:
         story: What to explain.
         rollout: The raw ModelRollout, for its policy and decisions.
+        record: The evidence of the newest decision that rests on metrics; empty: none.
         paint: What the terminal can show.
         width: Columns.
         prog: How people call the CLI.
@@ -174,6 +175,7 @@ def explain(
         rows.append(("step", _step(story)))
     rows += [("waits for" if story.waiting else "why", text) for text in _why(story)]
     rows += [("evidence", text) for text in _evidence(story, rollout or {})]
+    rows += [("evidence", text) for text in _record(record)]
     rows += [("nodes", text) for text in _nodes(story)]
     rows.append(("next change", _next_change(story)))
     rows += [("what to do", text) for text in _commands(story, prog)]
@@ -275,6 +277,26 @@ def _terms(judge: Json) -> str:
         f"{harm} is "
         f"excluded, and takes a good model back with a chance of {judge.get('falseRollback', '1%')}"
     )
+
+
+def _record(record: Json) -> list[str]:
+    """Return what the newest decision rests on: counts, what was expected, and the queries."""
+    texts = []
+    for metric in (record.get("assessment") or {}).get("metrics") or ():
+        look = metric.get("look") or {}
+        if look.get("verdict") in (None, "NotMeasured", "NoData", "Learning"):
+            continue
+        excluded = look.get("excluded")
+        harm = f"a rise to x{excluded:g} excluded" if excluded else "no rise excluded yet"
+        counts = f"{look.get('failures', 0):g} of {look.get('requests', 0):g}"
+        weight = f"{look.get('log_e', 0):.1f}, taken back at {look.get('line', 0):.1f} (logarithms)"
+        texts.append(
+            f"it rests on {metric.get('name')}: {counts}, expected {look.get('expected', 0):.1f}; "
+            f"{harm}; evidence of harm {weight}"
+        )
+    queries = (record.get("about") or {}).get("queries")
+    asked = queries.items() if isinstance(queries, dict) else enumerate(queries or (), start=1)
+    return texts + [f"query {name}: {query}" for name, query in asked]
 
 
 def _decision(decision: Json) -> str:

@@ -309,7 +309,7 @@ class FakeKube:
 
 def _parts(path):
     """Return (plural, namespace, name) of a path under an API group."""
-    parts = path.split("/")[4:]
+    parts = path.split("/")[3 if path.startswith("/api/") else 4 :]
     namespace = None
     if parts[0] == "namespaces":
         namespace, parts = parts[1], parts[2:]

@@ -30,10 +30,10 @@ def test_every_reason_of_a_deployment_is_explained():
 def test_every_state_of_a_node_is_known():
     known = words.MOVING_STATES | words.TROUBLED_STATES | set(tree._STATES)
 
-    assert {str(state) for state in NodeState} == known
+    assert known == {str(state) for state in NodeState}
 
 
 def test_words_with_marks_of_their_own_exist():
     assert set(tree._PHASES) <= {str(phase) for phase in RolloutPhase}
     assert set(tree._VERDICTS) - {""} <= {str(verdict) for verdict in Verdict}
-    assert words.WAITS_FOR_PERSON <= {str(reason) for reason in WaitReason}
+    assert {str(reason) for reason in WaitReason} >= words.WAITS_FOR_PERSON

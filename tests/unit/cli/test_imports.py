@@ -70,7 +70,7 @@ def test_the_way_to_the_cluster_imports_nothing_that_is_denied(command, tmp_path
         command, "digits", f"--kubeconfig={path}", *(["--timeout=0s"] * (command == "wait"))
     )
 
-    # Nobody listens at that address: all that is needed to talk to a cluster has been imported by then.
+    # Nobody listens at that address: by then all that talks to a cluster has been imported.
     assert code == (4 if command == "wait" else 1)
     assert "connection refused" in talk
     assert "http" in names

@@ -8,8 +8,8 @@ import yaml
 from linnet_cli.errors import UnreachableError
 from linnet_cli.exits import Exit
 from linnet_cli.paint import Cell, Paint, columns, wrap
-from linnet_cli.story import natural, parse_span
 from linnet_cli.reading import source_label
+from linnet_cli.story import natural, parse_span
 
 
 def test_json_and_yaml_say_the_same(stories, linnet):

@@ -84,8 +84,8 @@ def _print_once(args: argparse.Namespace, world: World, kube: Kube) -> None:
         world.show(write_document(to_document(stories), args.output))
         return
     if not stories:
-        where = "the cluster" if args.all_namespaces else args.namespace or kube.namespace
-        world.say(f"no ModelDeployments in {where}; -A looks in every namespace")
+        where = f"{args.namespace or kube.namespace}; -A looks in every namespace"
+        world.say(f"no ModelDeployments in {'the cluster' if args.all_namespaces else where}")
         return
     world.show("\n".join(_frame(stories, args, world)))
 

@@ -86,14 +86,14 @@ class DirectKube:
         try:
             return self._exchange(method, path, data, headers)
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
-            self._close()
+            self.close()
             if fresh or method != "GET":
                 raise UnreachableError(
                     f"the API server at {self._access.where} closed the connection; try again"
                 ) from error
             return self._send(method, path, data, headers)
         except (OSError, http.client.HTTPException) as error:
-            self._close()
+            self.close()
             raise UnreachableError(_sentence(error, self._access)) from error
 
     def _exchange(
@@ -107,7 +107,7 @@ class DirectKube:
         if response.getheader("Content-Encoding") == "gzip":
             content = zlib.decompress(content, wbits=31)
         if response.will_close:
-            self._close()
+            self.close()
         return response.status, content, response.getheader("Date", "")
 
     def _open(self) -> http.client.HTTPConnection:
@@ -119,7 +119,8 @@ class DirectKube:
             host, parts.port or 443, timeout=self._timeout_s, context=tls_context(self._access)
         )
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -1,0 +1,143 @@
+"""``explain --verify``: anyone can compute a decision again, from its evidence alone."""
+
+import base64
+import gzip
+import json
+
+import pytest
+
+from linnet_cli.exits import Exit
+from linnet_operator.evidence import config_map, make_record
+from linnet_operator.judge.assess import MetricInputs, StepInputs, assess
+from linnet_operator.judge.compare import Detect, NodeCount
+from linnet_operator.judge.learned import NodeHistory, learn
+
+QUERY = 'sum by (node, revision) (linnet_inference_requests_total{deployment="digits"})'
+
+
+@pytest.fixture
+def judged(stories):
+    """A fleet whose one decision rests on a real look of the judge, and its ConfigMap."""
+    nodes = [f"edge-{number}" for number in range(1, 8)]
+    past = [
+        NodeHistory(node=node, windows=((2.0, 200.0),) * 24, recent=((0.0, 10.0),) * 24)
+        for node in nodes
+    ]
+    inputs = StepInputs(
+        metrics=(
+            MetricInputs(
+                name="errors",
+                signal="Errors",
+                learned=learn(past, interval_s=1.0, window_s=60.0),
+                candidates=(NodeCount(node="edge-1", failures=90.0, requests=100.0, seconds=60.0),),
+                stable=tuple(
+                    NodeCount(node=node, failures=1.0, requests=100.0, seconds=60.0)
+                    for node in nodes[1:]
+                ),
+            ),
+        ),
+        alpha=0.01,
+        steps=4,
+        detect=Detect(factor=3.0, floor=0.01),
+        required_windows=6,
+    )
+    assessment = assess(inputs)
+    record = make_record(inputs, assessment, about={"queries": {"errors": QUERY}})
+    fleet = stories["rolled-back"]()
+    body = config_map(
+        record, name="digits-3-e1", namespace="factory", labels={}, owner_references=[]
+    )
+    fleet.objects["configmaps", "factory", "digits-3-e1"] = body
+    rollout = fleet.objects["modelrollouts", "factory", "digits-3"]
+    rollout["status"]["decisions"] = [
+        {
+            "n": 1,
+            "at": "2026-03-01T09:00:00.000000Z",
+            "step": 1,
+            "verdict": str(assessment.verdict),
+            "action": "Rollback",
+            "message": assessment.message,
+            "evidence": {"name": "digits-3-e1", "sha256": record.sha256},
+        },
+        {
+            "n": 2,
+            "at": "2026-03-01T09:00:00.000000Z",
+            "step": 1,
+            "verdict": "Fail",
+            "action": "Hold",
+            "message": "m",
+        },
+    ]
+    return fleet, body, rollout
+
+
+def test_a_decision_that_can_be_computed_again_agrees(judged, linnet):
+    outcome = linnet(judged[0].kube(), "explain", "digits", "--verify")
+
+    assert outcome.code == Exit.OK
+    assert "decision 1, step 1: Fail, Rollback: agrees, from digits-3-e1" in outcome.out
+    assert "decision 2, step 1: Fail, Hold: no metrics were judged" in outcome.out
+
+
+def change(body, edit):
+    record = json.loads(gzip.decompress(base64.b64decode(body["binaryData"]["evidence.json.gz"])))
+    edit(record)
+    body["binaryData"]["evidence.json.gz"] = base64.b64encode(
+        gzip.compress(json.dumps(record).encode())
+    ).decode()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "says"),
+    [
+        pytest.param(
+            lambda b, _r: change(
+                b, lambda e: e["inputs"]["metrics"][0]["candidates"].update(failures=[1.0])
+            ),
+            "DIFFERS in assessment",
+            id="other counts",
+        ),
+        pytest.param(
+            lambda b, _r: change(b, lambda e: e["about"].update(queries={})),
+            "DIFFERS in sha256",
+            id="other bytes",
+        ),
+        pytest.param(
+            lambda _b, r: r["status"]["decisions"][0].update(verdict="Pass"),
+            "DIFFERS in verdict (the evidence says Fail)",
+            id="another verdict",
+        ),
+        pytest.param(
+            lambda b, _r: b["binaryData"].update({"evidence.json.gz": "!"}),
+            "NOT VERIFIED",
+            id="damaged",
+        ),
+        pytest.param(
+            lambda _b, r: r["status"]["decisions"][0]["evidence"].update(name="gone"),
+            "NOT VERIFIED",
+            id="gone",
+        ),
+    ],
+)
+def test_what_was_changed_afterwards_does_not_agree(judged, linnet, tamper, says):
+    fleet, body, rollout = judged
+    tamper(body, rollout)
+
+    outcome = linnet(fleet.kube(), "explain", "digits", "--verify")
+
+    assert outcome.code == Exit.ERROR
+    assert says in outcome.out
+
+
+def test_without_decisions_there_is_nothing_to_verify(stories, linnet):
+    outcome = linnet(stories["first-rollout"]().kube(), "explain", "digits", "--verify")
+
+    assert outcome.code == Exit.OK
+    assert "nothing to verify" in outcome.err
+
+
+def test_explain_shows_counts_expectation_and_query_of_the_newest_decision(judged, linnet):
+    out = " ".join(linnet(judged[0].kube(), "explain", "digits").out.split())
+
+    assert "it rests on errors: 90 of 100, expected" in out
+    assert f"query errors: {QUERY}" in out
