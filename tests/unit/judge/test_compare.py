@@ -177,8 +177,27 @@ def test_rule_5_what_is_no_measurement_never_passes(fleet, bad, position):
     rows[position] = fleet.count(position, *bad)
     result = fleet.look(rows[:5], rows[5:])
 
+    if position >= 5 and bad == (None, None):
+        assert result.absent_stable == (f"edge-{position:02d}",)
+        return
     assert result.verdict is Verdict.PARTIAL
     assert result.missing == (f"edge-{position:02d}",)
+
+
+@pytest.mark.parametrize(
+    ("absent", "verdict"),
+    [(0, Verdict.PASS), (1, Verdict.PASS), (2, Verdict.PASS), (3, Verdict.PARTIAL)],
+)
+def test_a_few_absent_stable_nodes_thin_the_control_and_are_named(fleet, absent, verdict):
+    candidates = [fleet.count(index, 30.0, 3000.0) for index in range(5)]
+    stable = [fleet.count(index, 30.0, 3000.0) for index in range(5, 10 - absent)]
+    stable += [fleet.count(index, None, None) for index in range(10 - absent, 10)]
+
+    result = fleet.look(candidates, stable)
+
+    assert result.verdict is verdict
+    assert len(result.absent_stable) == absent
+    assert result.stable_nodes == 5 - absent
 
 
 @given(

@@ -344,7 +344,8 @@ def _metric_message(metric: MetricInputs, result: MetricLook, power: Power | Non
     elif result.verdict is Verdict.FLEET_TROUBLE:
         parts.append("the stable nodes are in trouble too, so the candidate is not blamed")
     elif result.verdict is Verdict.PARTIAL:
-        parts.append(metric.partial or f"no data from {_names(result.missing)}")
+        absent = result.missing or result.absent_stable
+        parts.append(metric.partial or f"no data from {_names(absent)}")
     elif result.log_e >= result.line:
         parts.append("evidence of harm, but not yet enough over all metrics")
     else:
@@ -353,6 +354,8 @@ def _metric_message(metric: MetricInputs, result: MetricLook, power: Power | Non
         parts.append(power.sentence)
     if result.without_history:
         parts.append(f"by the fleet's rate, having no history: {_names(result.without_history)}")
+    if result.absent_stable and result.verdict is not Verdict.PARTIAL:
+        parts.append(f"without the stable {_names(result.absent_stable)}, which do not report")
     if result.idle:
         parts.append(f"without requests: {_names(result.idle)}")
     return "; ".join(parts)

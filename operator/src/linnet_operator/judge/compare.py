@@ -102,7 +102,9 @@ class MetricLook:
         expected: Failures expected of all candidates.
         all_fail: Nearly all requests fail where few were expected to: needs no statistics.
         stable_nodes: How many stable nodes the factor rests on.
-        missing: Nodes that should report and do not.
+        missing: Candidates that do not report, and any node that reports what is no count.
+        absent_stable: Stable nodes that do not report: the control is thinner without them; with
+            more than half of them absent the look is partial.
         idle: Candidates that report no request.
         without_history: Candidates judged by the fleet's rate, as they have no history.
         candidates: Per node.
@@ -121,6 +123,7 @@ class MetricLook:
     all_fail: bool = False
     stable_nodes: int = 0
     missing: tuple[str, ...] = ()
+    absent_stable: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
     without_history: tuple[str, ...] = ()
     candidates: tuple[NodeLook, ...] = ()
@@ -177,6 +180,7 @@ def look(
         ),
         stable_nodes=model.stable_nodes,
         missing=model.missing,
+        absent_stable=model.absent_stable,
         idle=tuple(row.node for row in model.rows if row.requests <= 0.0),
         without_history=tuple(row.node for row in model.rows if not row.history_windows),
         candidates=tuple(
@@ -254,10 +258,7 @@ class Model:
     rows: tuple[Row, ...]
     stable_nodes: int
     missing: tuple[str, ...] = ()
-
-    def shared_errors(self) -> list[tuple[float, float]]:
-        """Return the error of the factor at every point: (its logarithm, its inverse)."""
-        return [(self.factor_spread * z, exp(-self.factor_spread * z)) for z in _POINTS]
+    absent_stable: tuple[str, ...] = ()
 
     def log_marginal(self, assumption: "Assumption") -> float:
         """Return the log probability of all counts (up to a constant) under an assumption."""
@@ -394,10 +395,12 @@ def build_model(
     steady = _measured(stable)
     if not any(requests > 0.0 for _, _, requests, _ in measured):
         return None
-    missing = sorted(
+    absent_stable = {row.node for row in stable if row.failures is None and row.requests is None}
+    missing = (
         {row.node for row in (*candidates, *stable)}
         - {row[0] for row in measured}
         - {row[0] for row in steady}
+        - absent_stable
     )
 
     stable_failures = fsum(failures for _, failures, _, _ in steady)
@@ -467,7 +470,8 @@ def build_model(
         factor_spread=sqrt(log1p(min(variance, 4.0))),
         rows=tuple(rows),
         stable_nodes=len(placebo),
-        missing=tuple(missing),
+        missing=tuple(sorted(missing)),
+        absent_stable=tuple(sorted(absent_stable)),
     )
 
 
@@ -478,6 +482,8 @@ def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
     if result.fleet_factor > FLEET_TROUBLE_FACTOR:
         return Verdict.FLEET_TROUBLE
     if result.missing:
+        return Verdict.PARTIAL
+    if 2 * len(result.absent_stable) > result.stable_nodes + len(result.absent_stable):
         return Verdict.PARTIAL
     if 2 * len(result.idle) > candidates:
         return Verdict.UNDECIDED

@@ -11,7 +11,7 @@ is raised by its own standard error, since a few short windows cannot tell wheth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, isfinite, sqrt
+from math import fsum, sqrt
 
 CountPair = tuple[float, float]
 
@@ -20,6 +20,8 @@ LARGEST_SHAPE = 1e4
 SMALLEST_SHAPE = 0.02
 # A node's recent rate is pulled towards its long one with at most this many requests.
 RECENT_PULL_REQUESTS = 200.0
+# Above it a float does not tell neighbouring counts apart.
+LARGEST_COUNT = 2.0**53
 # The between-node variance is raised by one standard error, but by care alone never beyond this
 # square of the coefficient of variation: nodes that differ by half.
 LARGEST_CARE = 0.25
@@ -104,12 +106,11 @@ class Readiness:
 
 
 def is_count(value: object) -> bool:
-    """Return whether ``value`` can be a count: a finite number, not negative."""
+    """Return whether ``value`` can be a count: not negative, and exact as a float."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and isfinite(value)
-        and value >= 0
+        and 0 <= value <= LARGEST_COUNT
     )
 
 
