@@ -80,7 +80,6 @@ async def run(settings: Settings) -> None:
             jitter=random.random,
             reporter=platform.node(),
             resync_s=settings.resync_s,
-            lease_poll_s=settings.lease_poll_s,
         )
         supervisor = Supervisor(shell)
         cache.listen(supervisor.notice)

@@ -3,6 +3,7 @@
 Rules:
 - Leases are not watched: 10,000 nodes renew a thousand times a second. They are listed, and only
   while somebody needs to know.
+- They are listed at least three times in the shortest lease, or a living node would look dead.
 - A node's clock is not believed: a heartbeat is as old as our first sight of its renewTime.
 - What an agent writes into its Lease is material: what cannot be read is left out.
 """
@@ -50,20 +51,26 @@ class Heartbeats:
     def __init__(self, kube: Kube, *, clock: Callable[[], datetime], poll_s: float) -> None:
         self._kube = kube
         self._clock = clock
-        self._poll_s = poll_s
+        self._longest_poll_s = poll_s
         self._by_node: dict[str, Heartbeat] = {}
         self._listed_at: float | None = None
         self._listing = asyncio.Lock()
+
+    @property
+    def poll_s(self) -> float:
+        """How often they are to be listed while somebody needs to know."""
+        shortest = min((beat.lease for beat in self._by_node.values()), default=_LONGEST_LEASE)
+        return min(self._longest_poll_s, shortest.total_seconds() / 3)
 
     def of(self, node: str) -> Heartbeat | None:
         """Return the newest heartbeat of ``node``, or None where none was ever seen."""
         return self._by_node.get(node)
 
     async def refresh(self) -> None:
-        """List the Leases, unless that was done less than one poll ago."""
+        """List the Leases, unless that was done less than half a poll ago."""
         async with self._listing:
             now = monotonic()
-            if self._listed_at is not None and now - self._listed_at < self._poll_s:
+            if self._listed_at is not None and now - self._listed_at < self.poll_s / 2:
                 return
             found: dict[str, Heartbeat] = {}
             async for page in self._kube.list_pages(LEASES, namespace=AGENTS_NAMESPACE):

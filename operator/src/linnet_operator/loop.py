@@ -99,7 +99,6 @@ class Shell:
     jitter: Callable[[], float]
     reporter: str
     resync_s: float
-    lease_poll_s: float
 
 
 class Supervisor:
@@ -327,7 +326,7 @@ class DeploymentLoop:
         rollout = made.rollout_status
         running = rollout is not None and (rollout.phase is None or not rollout.phase.ended)
         if running or made.waiting_for is not None or made.deployment_status.nodes.deferred:
-            pauses_s.append(self._shell.lease_poll_s)
+            pauses_s.append(self._shell.heartbeats.poll_s)
         return min(pauses_s)
 
     async def _say_invalid(self, entry: Entry, facts: DeploymentFacts, spec: Invalid) -> float:
