@@ -99,7 +99,7 @@ class Testbed:
         settings = settings or Settings.from_environment()
         say = say or Progress()
         directory = settings.directory(name)
-        with files.locked(directory, f"the testbed {name}"):
+        with files.locked(directory, f"the testbed {name}", say=say):
             before = files.read_json(directory / "state.json")
             state = State.load(before) if before else State(name)
             if nodes is not None and nodes < state.nodes:

@@ -110,7 +110,8 @@ class Binaries:
         target = self.cache / "bin" / name
         if target.is_dir():
             return target
-        with locked(self.cache / "bin" / f".lock-{name}", f"building {name}", timeout=3600):
+        lock = self.cache / "bin" / f".lock-{name}"
+        with locked(lock, f"making {name}", timeout=3600, say=self.say):
             if not target.is_dir():
                 aside = target.with_name(f".new-{name}")
                 shutil.rmtree(aside, ignore_errors=True)

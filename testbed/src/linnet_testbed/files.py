@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is whatever was written
 
 
 @contextmanager
-def locked(directory: Path, what: str, timeout: float = 600) -> Iterator[None]:
+def locked(
+    directory: Path, what: str, timeout: float = 600, say: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Hold the only lock on `directory` (made if absent); it ends with its holder."""
     deadline = time.monotonic() + timeout
     while True:
@@ -49,6 +51,9 @@ def locked(directory: Path, what: str, timeout: float = 600) -> Iterator[None]:
             if directory.exists() and directory.stat().st_ino == os.fstat(descriptor).st_ino:
                 break
         except BlockingIOError:
+            if say:
+                say(f"waiting: another process is busy with {what}")
+                say = None
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 raise TestbedError(

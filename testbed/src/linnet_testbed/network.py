@@ -12,6 +12,7 @@ import logging
 import random
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,11 @@ def _abort(writer: asyncio.StreamWriter) -> None:
 class Proxy:
     """All links of a bed."""
 
-    def __init__(self, links: list[Link], dice: random.Random) -> None:
+    def __init__(self, links: list[Link], dice: Callable[[], float]) -> None:
         self._links = links
         self._dice = dice
         self._tasks: set[asyncio.Task[None]] = set()
+        self.started = asyncio.Event()
 
     async def run(self, control: Path, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
@@ -84,9 +86,13 @@ class Proxy:
             )
         control.unlink(missing_ok=True)  # noqa: ASYNC240 - once, at the start
         servers.append(await asyncio.start_unix_server(self._orders, control))
+        self.started.set()
         await stop.wait()
         for server in servers:
             server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -102,7 +108,7 @@ class Proxy:
         link.connections.add(writer)
         upstream: asyncio.StreamWriter | None = None
         try:
-            if self._dice.random() < link.faults.drop_rate:
+            if self._dice() < link.faults.drop_rate:
                 return
             await link.passing.wait()
             from_target, upstream = await asyncio.open_connection(*link.target, limit=_CHUNK)
@@ -240,4 +246,4 @@ async def serve(configuration: Path) -> None:
         loop.add_signal_handler(number, stop.set)
     dice = random.Random(settings.get("seed", 0))  # noqa: S311 - faults, not secrets
     _log.info("proxy.started", extra={"links": len(links)})
-    await Proxy(links, dice).run(Path(settings["control"]), stop)
+    await Proxy(links, dice.random).run(Path(settings["control"]), stop)

@@ -30,6 +30,13 @@ class Token:
     server: str | None = None
     """Write a kubeconfig for this server, instead of the bare token."""
 
+    def is_due(self, wall: float) -> bool:
+        """Tell whether a third of its life is over at this wall-clock time."""
+        try:
+            return wall - Path(self.path).stat().st_mtime > self.seconds / 3
+        except OSError:
+            return True
+
 
 def claims(token: str) -> dict[str, object]:
     """Return what a token says, unchecked."""
@@ -75,21 +82,13 @@ def save(path: Path, kubectl: str, kubeconfig: Path, tokens: Iterable[Token]) ->
     files.write_json(path, value)
 
 
-def _due(token: Token, wall: float) -> bool:
-    """Tell whether a third of its life is over."""
-    try:
-        return wall - Path(token.path).stat().st_mtime > token.seconds / 3
-    except OSError:
-        return True
-
-
 def keep_fresh(path: Path) -> None:
     """Renew the tokens that a file describes, for ever."""
     settings = json.loads(path.read_text())
     tokens = [Token(**token) for token in settings["tokens"]]
     while True:
         for token in tokens:
-            if _due(token, time.time()):
+            if token.is_due(time.time()):
                 try:
                     renew(settings["kubectl"], Path(settings["kubeconfig"]), token)
                     _log.info("token.renewed", extra={"path": token.path})
