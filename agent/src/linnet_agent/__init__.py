@@ -1,0 +1,1 @@
+"""The agent: one on every node; it alone decides whether the node may run a model."""

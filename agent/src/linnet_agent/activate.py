@@ -1,9 +1,12 @@
-"""One model on this node: take orders up, ask the table what is next, do it, write down what came of it.
+"""One model on this node: take orders up, ask the table what is next, do it, note the result.
 
 - The table (``journal.next_action``) decides; this module gathers the facts and takes the steps.
-- The journal is written before a state is entered and after a result is durable; nothing else is remembered.
-- A new order ends what can be ended without harm (verify, fetch, self-test); a swap is never ended halfway.
-- A fault of the world (registry, server, disk) is waited out with jitter, and what serves serves on.
+- The journal is written before a state is entered and after a result is durable; nothing else is
+  remembered.
+- A new order ends what can be ended without harm (verify, fetch, self-test); a swap is never ended
+  halfway.
+- A fault of the world (registry, server, disk) is waited out with jitter, and what serves serves
+  on.
 - A refusal is confirmed against the hub's policies as they are now: a policy may be on its way.
 """
 
@@ -214,7 +217,7 @@ class Worker:
         return self._adopt() if journal is None else journal
 
     def _adopt(self) -> Journal:
-        """Return a journal for what is on disk: the links say what was good, as nothing else is left that could."""
+        """Return a journal for what is on disk: only the links are left to say what was good."""
         current, previous = self._directory.read_current(), self._directory.read_previous()
         known = {
             revision: Known(
@@ -248,7 +251,7 @@ class Worker:
     # --- the loop
 
     async def _work(self) -> float | None:
-        """Go on until there is nothing to do now; return for how many seconds, or None: until something changes."""
+        """Go on until nothing can be done; return for how many seconds, None: until news."""
         while True:
             try:
                 wait = await self._step()
@@ -660,5 +663,5 @@ class _Pause:
 
 
 def _was_committed(journal: Journal, revision: str) -> bool:
-    """Tell whether a revision that is fetched again, because its files were damaged, was good before."""
+    """Tell whether a revision that is fetched again, its files being damaged, was good before."""
     return journal.committed == revision

@@ -1,17 +1,18 @@
-"""The agent, put together: what follows the hub, what watches the server, one worker a model, and what reports.
+"""The agent, put together: what follows the hub, one worker a model, and what reports.
 
-- Every loop runs in one TaskGroup; a loop that meets what nobody foresaw is counted, logged and begun again.
+- Every loop runs in one TaskGroup; a loop that meets what nobody foresaw is counted, logged and
+  begun again.
 - Two agents never share a directory: the second one says so and ends.
 - It works from the disk before the hub has answered, and without it.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -48,7 +49,7 @@ class AlreadyRunningError(Exception):
     """Another agent has this directory."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def hold_directory(root: Path) -> Iterator[None]:
     """Be the only agent on ``root`` for as long as the body runs.
 
@@ -84,7 +85,8 @@ class Agent:
         self._jitter = jitter
         self._clock = clock
         self.metrics = Metrics()
-        self._link = Link()
+        self._link = Link(on_up=self._greet)
+        self._host_news = asyncio.Event()
         self._workers: dict[ModelKey, Worker] = {}
         self._group: asyncio.TaskGroup | None = None
         self._token = TokenFile(settings.token_file)
@@ -170,12 +172,8 @@ class Agent:
             jitter=self._jitter,
         )
         while True:
-            was_up = self._link.up
             view = await self._monitor.refresh()
             await heartbeat.beat({} if view is None else view.served())
-            if self._link.up and not was_up:
-                self._host.forget()
-                self._wake_all()
             await heartbeat.pause()
 
     async def _follow_orders(self) -> None:
@@ -210,7 +208,10 @@ class Agent:
                 continue
             except HubRefusedError as error:
                 log.error("host.refused", extra={"cause": str(error)})  # noqa: TRY400 - expected
-            await asyncio.sleep(self._settings.heartbeat * _HOST_BEATS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.heartbeat * _HOST_BEATS):
+                    await self._host_news.wait()
+            self._host_news.clear()
             self._trust.reload_ceiling()
 
     async def _find_node_uid(self) -> None:
@@ -236,6 +237,11 @@ class Agent:
         items: dict[str, Object] = {object_key(item): item for item in listing.items}
         self._trust.replace(items)
 
+    def _greet(self) -> None:
+        """The hub is back: tell it all, and try again at once what needs the network."""
+        self._host.forget()
+        self._wake_all()
+
     # --- workers
 
     def _known_keys(self) -> set[ModelKey]:
@@ -249,9 +255,11 @@ class Agent:
             self._group.create_task(self._keep(f"model {key}", worker.run))
         if worker is not None:
             worker.notify()
+        self._host_news.set()
         self._reporter.mark(key)
 
     def _wake_all(self) -> None:
+        self._host_news.set()
         for key, worker in self._workers.items():
             worker.notify()
             self._reporter.mark(key)
@@ -282,7 +290,7 @@ class Agent:
         )
 
     def _orphans(self) -> list[str]:
-        """Return what is served and no order names any more; nothing, before the hub has said what there is."""
+        """Return what is served and no order names; nothing before the hub has spoken."""
         if not self._desired.synced:
             return []
         return [

@@ -1,8 +1,8 @@
 """Writes that survive a power cut: whole or not at all, and on the disk when the call returns.
 
 - A file is written beside its place, synced, renamed over it, and its directory is synced.
-- A link is swapped by rename; a temporary link that a kill has left is unlinked first, or every later swap would fail
-  (RAUC's artifact repository has that hole).
+- A link is swapped by rename; a temporary link that a kill has left is unlinked first, or every
+  later swap would fail (RAUC's artifact repository has that hole).
 - A directory that goes is renamed away first: no reader ever sees half of one.
 """
 

@@ -1,7 +1,9 @@
 """The heartbeat: a Lease of the node's own, which alone says that it is connected.
 
-- Renewed at a fixed beat, with what the node has served since each activation, counted by itself (rule 16).
-- It is the probe of the network, too: what it learns ends dead watches, and wakes all who wait for the hub.
+- Renewed at a fixed beat, with what the node has served since each activation, counted by itself
+  (rule 16).
+- It is the probe of the network, too: what it learns ends dead watches, and wakes all who wait for
+  the hub.
 """
 
 import asyncio
@@ -73,15 +75,11 @@ class Heartbeat:
             async with asyncio.timeout(max(self._beat_s, 1.0)):
                 await self._write(body)
         except (HubUnavailableError, TimeoutError):
-            if self._link.up:
-                log.warning("agent.disconnected", extra={"node": self._node})
             self._link.mark(up=False)
         except HubRefusedError as error:
             log.error("heartbeat.refused", extra={"node": self._node, "cause": str(error)})  # noqa: TRY400 - expected
             self._link.mark(up=True)  # it answers
         else:
-            if not self._link.up:
-                log.info("agent.connected", extra={"node": self._node})
             self._link.mark(up=True)
 
     async def pause(self) -> None:

@@ -1,7 +1,8 @@
 """The API server, as an agent needs it: a few calls over httpx, and list-then-watch.
 
 - The token is read again when its file changes: projected tokens are renewed on disk.
-- What the server cannot do now is transient (``HubUnavailableError``); what it refuses is not (``HubRefusedError``).
+- What the server cannot do now is transient (``HubUnavailableError``); what it refuses is not
+  (``HubRefusedError``).
 - A watch ends for many reasons; whoever follows lists again. Bookmarks keep the place meanwhile.
 """
 
@@ -20,7 +21,8 @@ from linnet_agent.errors import HubRefusedError, HubUnavailableError
 MERGE_PATCH: Final = "application/merge-patch+json"
 _PAGE: Final = 500
 _WATCH_S: Final = 280
-"""A watch is asked to end by itself before proxies end it; API servers end theirs after 30 to 60 minutes."""
+"""A watch is asked to end by itself before proxies end it; API servers end theirs after 30 to 60
+minutes."""
 
 _BUSY: Final = frozenset({408, 425, 429})
 
@@ -85,7 +87,7 @@ class Hub:
         return await self._send("POST", path, body=body)
 
     async def merge(self, path: str, body: Object) -> Object:
-        """Send a merge patch: null removes a field, a list is replaced. The errors are those of ``get``."""
+        """Send a merge patch: null removes a field. The errors are those of ``get``."""
         return await self._send(
             "PATCH",
             path,

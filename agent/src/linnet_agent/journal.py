@@ -1,14 +1,19 @@
 """What a node remembers about one model, and what follows from it: pure functions over plain data.
 
-- ``next_action(journal, facts)`` says the next step; a shell (or a simulator) takes it and tells ``begin`` and then one of
-  ``succeed``, ``deny``, ``postpone``, ``fail`` what came of it. Nothing here does anything.
-- What the disk and the server can tell is a fact, asked anew before each step; the journal holds only what they cannot:
-  the highest order, what was committed, what failed, how long the soak has lasted. So a step that was done but not
-  noted is seen to be done, and nothing is done twice (rule 8).
+- ``next_action(journal, facts)`` says the next step; a shell (or a simulator) takes it and tells
+  ``begin`` and then one of ``succeed``, ``deny``, ``postpone``, ``fail`` what came of it. Nothing
+  here does anything.
+- What the disk and the server can tell is a fact, asked anew before each step; the journal holds
+  only what they cannot: the highest order, what was committed, what failed, how long the soak has
+  lasted. So a step that was done but not noted is seen to be done, and nothing is done twice (rule
+  8).
 - An order with a lower sequence than one already taken up is not taken up (rule 7).
-- A revision that failed on this node is not tried again until an order of another rollout asks for it.
-- What was committed before is a legal target and needs no network, no self-test and no second soak (rule 3).
-- State names are frozen: they stand in files on disks. One that is not known is begun again from Pending.
+- A revision that failed on this node is not tried again until an order of another rollout asks for
+  it.
+- What was committed before is a legal target and needs no network, no self-test and no second soak
+  (rule 3).
+- State names are frozen: they stand in files on disks. One that is not known is begun again from
+  Pending.
 - The journal is never ahead of the disk: a result is noted after it is durable.
 """
 
@@ -25,15 +30,18 @@ import pydantic
 from linnet_api.reasons import NodeReason, NodeState
 
 MAX_RESUMES: Final = 5
-"""So often may the agent be started in the middle of one activation; then the model is suspected of killing the node."""
+"""So often may the agent be started in the middle of one activation; then the model is suspected of
+killing the node."""
 
 SOAK_FAILURES: Final = 5
 SOAK_BAD_RATIO: Final = 0.5
 SOAK_GOOD_RATIO: Final = 0.1
-"""Local health is generous, because the fleet's judge decides: only what clearly fails, where the revision before did not."""
+"""Local health is generous, because the fleet's judge decides: only what clearly fails, where the
+revision before did not."""
 
 SERVER_GRACE_S: Final = 20.0
-"""So long may the server be away after a swap before the swap is blamed; a restart with a load takes seconds."""
+"""So long may the server be away after a swap before the swap is blamed; a restart with a load
+takes seconds."""
 
 Runtime = Literal["Linnet", "Files"]
 
@@ -177,7 +185,8 @@ class Facts:
     policy_hash: str = ""
     """The trust in force."""
     allowed: str | None = None
-    """The revision whose manifest and bundles are at hand and were allowed under the trust in force."""
+    """The revision whose manifest and bundles are at hand and were allowed under the trust in
+    force."""
     vanished: bool = False
     """The NodeModel is gone. That is not an order."""
 
@@ -248,7 +257,8 @@ def is_stale(journal: Journal, order: Order) -> bool:
 def accept(journal: Journal, order: Order) -> Journal:
     """Return the journal with ``order`` taken up; it must not be stale.
 
-    The same target again keeps its state, unless it failed and another rollout asks for it: that is a new attempt.
+    The same target again keeps its state, unless it failed and another rollout asks for it: that is
+    a new attempt.
     """
     assert not is_stale(journal, order), (journal.observed_sequence, order.sequence)
     taken = replace(journal, observed_sequence=order.sequence, order=order)
@@ -288,8 +298,8 @@ def resume(journal: Journal) -> Journal:
 def next_action(journal: Journal, facts: Facts) -> Action:
     """Return the next step; REST where the node is where its order wants it, or can get no further.
 
-    The same journal and facts give the same step. A step that has been taken shows in the facts, so that repeating
-    the question moves on.
+    The same journal and facts give the same step. A step that has been taken shows in the facts, so
+    that repeating the question moves on.
     """
     if journal.revert is not None:
         return _go_back(journal, journal.revert, facts)
@@ -333,7 +343,7 @@ def keep_revisions(journal: Journal, facts: Facts) -> frozenset[str]:
 
 
 def _prepare(journal: Journal, order: Order, revision: str, facts: Facts) -> Action | None:
-    """Return the step that is missing until the revision is on disk, allowed and tested; None: none."""
+    """Return the step that is missing until the revision is on disk, allowed and tested."""
     known = journal.known.get(revision)
     if known is None or revision not in facts.complete:
         step = Step.FETCH if facts.allowed == revision else Step.VERIFY
@@ -430,7 +440,7 @@ def _soak_fault(journal: Journal, facts: Facts) -> str | None:
 
 
 def _go_back(journal: Journal, revert: Revert, facts: Facts) -> Action:
-    """Return the next step to the revision before. A server that is gone does not hold it up: the link decides."""
+    """Return the next step back. A server that is gone does not hold it up: the link decides."""
     end = Action(
         Step.SETTLE, state=NodeState.REVERTED, reason=revert.reason, message=revert.message
     )
@@ -484,7 +494,7 @@ def _is_midway(journal: Journal, order: Order, facts: Facts) -> bool:
 
 
 def _is_home(journal: Journal, order: Order, revision: str) -> bool:
-    """Tell whether the revision was committed here before and may be gone back to as it is (rule 3)."""
+    """Tell whether the revision was committed here and may be gone back to as it is (rule 3)."""
     known = journal.known.get(revision)
     if known is None or not known.committed:
         return False
@@ -587,7 +597,7 @@ def deny(journal: Journal, judged: Judged, facts: Facts) -> Journal:
 
 
 def postpone(journal: Journal, *, reason: NodeReason, message: str) -> Journal:
-    """Return the journal while a step waits for something outside; the state stays, and the sentence too.
+    """Return the journal while a step waits for something outside; the state stays.
 
     The first sentence stands while the reason does: a retry that fails alike is not news (rule 11).
     """
@@ -607,11 +617,12 @@ def recover(journal: Journal) -> Journal:
 def fail(
     journal: Journal, action: Action, facts: Facts, *, reason: NodeReason, message: str
 ) -> Journal:
-    """Return the journal after ``action`` failed for good: the way back begins, or the order ends as Failed."""
+    """Return the journal after ``action`` failed for good: the way back begins, or it is Failed."""
     order = journal.order
     at_home = order is None or journal.revert is not None or action.revision != order.revision
     if at_home or (action.revision is not None and journal.committed == action.revision):
-        # What was good cannot be loaded now: there is nothing better to go back to, so it is tried again.
+        # What was good cannot be loaded now: there is nothing better to go back to, so it is tried
+        # again.
         return postpone(journal, reason=reason, message=message)
     assert order is not None
     if facts.current is not None and facts.current == order.revision:
@@ -706,7 +717,7 @@ def _note_failure(journal: Journal, state: NodeState, reason: NodeReason, messag
 
 
 def _way_back(journal: Journal, order: Order, facts: Facts) -> str | None:
-    """Return the best revision to go back to: committed last, else the baseline, else the one before; None: none."""
+    """Return where to go back to: committed last, else the baseline, else the one before."""
     for revision in (journal.committed, order.baseline, facts.previous):
         known = journal.known.get(revision) if revision is not None else None
         if known is None or revision == order.revision or revision not in facts.complete:
@@ -740,7 +751,7 @@ def to_json(journal: Journal) -> bytes:
 
 
 def from_json(raw: bytes) -> Journal:
-    """Return the journal that ``to_json`` wrote; unknown fields are left out, an unknown state is Pending.
+    """Return the journal that ``to_json`` wrote; an unknown state is Pending.
 
     Raises:
         ValueError: It is no journal.

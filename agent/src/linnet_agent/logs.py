@@ -29,7 +29,8 @@ class LineFormatter(logging.Formatter):
         facts = {key: value for key, value in vars(record).items() if key not in _OWN}
         if not self._as_json:
             pairs = " ".join(f"{key}={value}" for key, value in facts.items())
-            line = f"{self.formatTime(record)} {record.levelname.lower()} {record.getMessage()} {pairs}"
+            level, event = record.levelname.lower(), record.getMessage()
+            line = f"{self.formatTime(record)} {level} {event} {pairs}"
             return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
         head = {
             "time": self.formatTime(record),

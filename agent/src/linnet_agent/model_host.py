@@ -80,7 +80,7 @@ def _disk(root: Path, before: Capacity) -> Capacity:
 
 
 def in_steps(*, total: int, free: int, before: Capacity) -> Capacity:
-    """Return the capacity in steps; what moves by less than a step from what was told stays as it was told."""
+    """Return the capacity in steps; a move by less than a step is not told."""
     step = max(1, total // _STEPS)
     if before.total_bytes == total and -step < free - before.free_bytes < 2 * step:
         return before

@@ -1,8 +1,9 @@
-"""Which other files an ONNX file reads: found by walking its protobuf bytes, without a library that would load it.
+"""Which other files an ONNX file reads, found by walking its bytes, without loading it.
 
-- Only lengths are followed; tensor data is stepped over, so that a file of gigabytes costs its structure.
-- Every reference must be a plain relative path inside the model's own directory, to a file that is there: all that is
-  there was signed.
+- Only lengths are followed; tensor data is stepped over, so that a file of gigabytes costs its
+  structure.
+- Every reference must be a plain relative path inside the model's own directory, to a file that is
+  there: all that is there was signed.
 - Depth and counts are bounded: the file is not trusted yet.
 """
 
@@ -101,7 +102,7 @@ def _read_entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
 
 
 def _walk_fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, wire type, and where its content begins and ends, of each field of a message."""
+    """Yield number, wire type, begin and end of each field of a message."""
     at = start
     while at < end:
         tag, at = _read_varint(data, at, end)

@@ -1,6 +1,7 @@
 """What the hub is told: NodeModel statuses and the node's ModelHost.
 
-- A status is written when it differs from what the hub holds, and only then: a settled node writes nothing (rule 11).
+- A status is written when it differs from what the hub holds, and only then: a settled node writes
+  nothing (rule 11).
 - What comes in quick succession is told once; a fetch tells its progress every few seconds.
 - What could not be told is told when the hub is back: the newest state, not its history.
 - A merge patch with nulls: what is no longer so is removed.
@@ -42,7 +43,7 @@ _STALLED: Final = frozenset({NodeState.FAILED, NodeState.REVERTED, NodeState.REF
 def node_model_status(
     view: WorkerView, *, generation: int, before: Iterable[Condition], now: datetime
 ) -> NodeModelStatus:
-    """Return the status of a NodeModel: what the node has done about its order, and what it serves."""
+    """Return the status of a NodeModel: what became of its order, and what is served."""
     journal = view.journal
     reason, message = journal.reason, journal.message
     if view.problem is not None:
@@ -123,7 +124,7 @@ def _read_conditions(status: Mapping[str, Any]) -> tuple[Condition, ...]:
 
 
 def merge_patch(wanted: Object, before: Mapping[str, Any]) -> Object:
-    """Return what a merge patch must hold to turn ``before`` into ``wanted``; empty where they are alike."""
+    """Return the merge patch from ``before`` to ``wanted``; empty where they are alike."""
     patch: Object = {name: None for name in before if name not in wanted}
     for name, value in wanted.items():
         old = before.get(name)
@@ -211,8 +212,8 @@ class StatusReporter:
         try:
             answer = await self._hub.merge(path, {"status": patch})
         except HubRefusedError as error:
-            if error.status != 404:  # noqa: PLR2004 - gone meanwhile: the watch will say so
-                log.error("report.refused", extra={"name": wanted.name, "cause": str(error)})  # noqa: TRY400 - expected
+            if error.status != 404:  # gone meanwhile: the watch will say so
+                log.error("report.refused", extra={"object": wanted.name, "cause": str(error)})  # noqa: TRY400 - expected
             return
         self._desired.note_status(wanted, answer.get("status") or {})
         self._told[key] = (status, answer.get("status") or {})

@@ -1,9 +1,12 @@
 """The self-test: a child process that looks into a model for the first time.
 
 - Nothing else of the agent ever parses a model: a native crash here is a verdict, not an outage.
-- The child has a timeout, limits on memory and files, no network where it may give it up, and dies with its parent.
-- With ``golden.json`` the outputs must be those, within its tolerance; else made-up inputs must give finite outputs.
-- Made-up inputs with more than one free dimension may be refused by the model: that says nothing about it.
+- The child has a timeout, limits on memory and files, no network where it may give it up, and dies
+  with its parent.
+- With ``golden.json`` the outputs must be those, within its tolerance; else made-up inputs must
+  give finite outputs.
+- Made-up inputs with more than one free dimension may be refused by the model: that says nothing
+  about it.
 
 The parent calls ``run_self_test``; the child is ``python -m linnet_agent.selftest DIRECTORY FILE``.
 """
@@ -33,7 +36,8 @@ GOLDEN: Final = "golden.json"
 _MAX_GOLDEN_BYTES: Final = 64 << 20
 
 _BASE_ADDRESS_SPACE: Final = 6 << 30
-"""ONNX Runtime and its thread stacks reserve gigabytes that they never touch; measured 1.3 GiB for a tiny model."""
+"""ONNX Runtime and its thread stacks reserve gigabytes that they never touch; measured 1.3 GiB for
+a tiny model."""
 
 _CLONE_NEWNET: Final = 0x40000000
 _PR_SET_PDEATHSIG: Final = 1
@@ -50,7 +54,7 @@ async def run_self_test(directory: Path, file: str, *, timeout_s: float) -> None
         ActivationError: It is not an ONNX file, fails, does not end in time, or crashes.
         ContentRefusedError: It reads files outside of the model.
     """
-    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    size = await asyncio.to_thread(_size_of, directory)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -82,6 +86,10 @@ async def run_self_test(directory: Path, file: str, *, timeout_s: float) -> None
             await process.wait()
     assert process.returncode is not None
     _raise_verdict(process.returncode, stdout, stderr)
+
+
+def _size_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _raise_verdict(returncode: int, stdout: bytes, stderr: bytes) -> None:
@@ -143,7 +151,7 @@ def _run_model(directory: Path, file: str) -> None:
         session = ort.InferenceSession(
             str(directory / file), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # noqa: BLE001 - onnxruntime's own classes derive from Exception
+    except Exception as error:  # onnxruntime's own classes derive from it alone
         raise SelfTestFailedError(f"onnxruntime cannot load {file}: {error}") from error
     for value in session.get_outputs():
         if not value.type.startswith("tensor("):
@@ -175,7 +183,7 @@ def _check_golden(session: Any, path: Path, np: Any) -> None:  # noqa: ANN401 - 
             if not np.allclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=False):
                 off = float(np.nanmax(np.abs(got.astype("f8") - want.astype("f8"))))
                 raise SelfTestFailedError(
-                    f"output {name!r} is off its golden value by {off:.3g}; {tolerance:g} is allowed"
+                    f"output {name!r} is off its golden value by {off:.3g}, over {tolerance:g}"
                 )
         elif not np.array_equal(got, want):
             raise SelfTestFailedError(f"output {name!r} is not its golden value")
@@ -205,7 +213,7 @@ def _check_finite(session: Any, np: Any) -> None:  # noqa: ANN401 - no types
 def _run(session: Any, inputs: dict[str, Any], names: list[str]) -> list[Any]:  # noqa: ANN401
     try:
         outputs: list[Any] = session.run(names, inputs)
-    except Exception as error:  # noqa: BLE001 - onnxruntime's own classes derive from Exception
+    except Exception as error:  # onnxruntime's own classes derive from it alone
         raise SelfTestFailedError(f"the model fails when it is run: {error}") from error
     return outputs
 

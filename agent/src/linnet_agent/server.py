@@ -43,7 +43,7 @@ class ServerView:
         return self.models.get(key, ServerFacts())
 
     def served(self) -> dict[str, list[int]]:
-        """Return the counts for the heartbeat: ``<namespace>/<deployment>/<revision>`` to requests and failures."""
+        """Return requests and failures by ``<namespace>/<deployment>/<revision>``."""
         return {
             f"{key.namespace}/{key.deployment}/{facts.active}": [facts.requests, facts.failures]
             for key, facts in sorted(self.models.items())
@@ -77,7 +77,7 @@ class ServerClient:
         return _read_view(answer.json())
 
     async def stage(self, key: ModelKey, directory: Path) -> None:
-        """Let the server load the revision in ``directory`` beside what it serves.
+        """Let the server load the revision in ``directory``, an absolute path, beside what it serves.
 
         Raises:
             ActivationError: It cannot; nothing has changed.
@@ -86,7 +86,7 @@ class ServerClient:
         await self._ask(
             "PUT",
             f"{_path(key)}/staged",
-            body={"path": str(directory.absolute())},
+            body={"path": str(directory)},
             timeout_s=_LOAD_TIMEOUT_S,
         )
 

@@ -1,4 +1,4 @@
-"""The agent's settings: flags first, then ``LINNET_AGENT_*``, then the in-cluster defaults; read once, frozen.
+"""The agent's settings: flags, then ``LINNET_AGENT_*``, then the in-cluster defaults; frozen.
 
 - What users decide about a model is in the cluster's kinds, not here.
 """

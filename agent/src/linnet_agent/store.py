@@ -1,9 +1,11 @@
-"""What is on the node's disk: models by digest, and for each deployment its revisions, `current` and `previous`.
+"""What is on the node's disk: models by digest; of each deployment its revisions and `current`.
 
-- A model lies in ``store/<sha256>`` only when it is complete: it is fetched into ``staging/`` and renamed in.
-- ``current`` flips files and metadata in one rename: it points to a revision's directory, which holds ``serving.json``
-  and a link ``model`` into the store.
-- What a revision was allowed on (manifest and signature bundles) is kept beside it, to be judged again without a network.
+- A model lies in ``store/<sha256>`` only when it is complete: it is fetched into ``staging/`` and
+  renamed in.
+- ``current`` flips files and metadata in one rename: it points to a revision's directory, which
+  holds ``serving.json`` and a link ``model`` into the store.
+- What a revision was allowed on (manifest and signature bundles) is kept beside it, to be judged
+  again without a network.
 - Nothing that a link, a journal or an order names is evicted.
 """
 
@@ -79,11 +81,11 @@ class Store:
     """The node's directory."""
 
     def __init__(self, root: Path, *, checkpoint: Checkpoint = no_checkpoint) -> None:
-        self.root = root
+        self.root = root.absolute()
         self.checkpoint = checkpoint
-        self._models = root / "models"
-        self._store = root / "store"
-        self._staging = root / "staging"
+        self._models = self.root / "models"
+        self._store = self.root / "store"
+        self._staging = self.root / "staging"
 
     def prepare(self) -> None:
         """Make the directories, and remove what a kill has left half done."""
@@ -108,7 +110,7 @@ class Store:
         ]
 
     def staging_directory(self, artifact: str) -> Path:
-        """Return where an artifact's files are gathered; what an earlier try has left there is used again."""
+        """Return where an artifact's files are gathered; what is there is used again."""
         return self._staging / artifact.removeprefix("sha256:")
 
     def path_of(self, model_digest: str) -> Path:
@@ -120,7 +122,7 @@ class Store:
         return self.path_of(model_digest).is_dir()
 
     def admit(self, staged: Path, model_digest: str) -> None:
-        """Move the complete and synced directory ``staged`` into the store; what lies there already is replaced."""
+        """Move the complete, synced ``staged`` into the store; it replaces what is there."""
         place = self.path_of(model_digest)
         if place.exists():
             remove_directory(place)
@@ -131,7 +133,7 @@ class Store:
         sync_directory(staged.parent)
 
     def evict_unused(self, *, staging: Iterable[str] = ()) -> None:
-        """Remove models that no revision names, and staged files of other artifacts than ``staging``."""
+        """Remove models that no revision names, and staged files of none of ``staging``."""
         used = {
             record.model_digest.removeprefix("sha256:")
             for model in self.list_models()
@@ -275,7 +277,7 @@ class ModelDirectory:
 
 
 def find_runnable(names: Iterable[str]) -> str:
-    """Return the file of a model that is run: the only ``*.onnx`` at the top level, else ``model.onnx``.
+    """Return the file that is run: the only ``*.onnx`` at the top level, else ``model.onnx``.
 
     Raises:
         NotOnnxError: There is no such file.

@@ -1,7 +1,8 @@
-"""What the hub wants of this node: its own NodeModels and all TrustPolicies, listed, watched, and kept on disk.
+"""What the hub wants of this node: its NodeModels and all TrustPolicies, listed and watched.
 
 - What was wanted last is in ``desired/``: an agent that starts without a network knows its orders.
-- A listing replaces everything: what is no longer there has vanished. That is news, never an order (rule 7).
+- A listing replaces everything: what is no longer there has vanished. That is news, never an order
+  (rule 7).
 - After any trouble it lists again; how long it waits grows, with jitter, up to a bound.
 - When the heartbeat notices that the network is back, nobody waits any longer.
 """
@@ -50,20 +51,26 @@ class Sink(Protocol):
 class Link:
     """What is known about the way to the hub; the heartbeat is its probe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_up: Callable[[], None] = lambda: None) -> None:
         self.up = False
+        self._on_up = on_up
         self._restored = asyncio.Event()
         self._lost = asyncio.Event()
 
     def mark(self, *, up: bool) -> None:
         """Note whether the hub has just answered."""
-        if up and not self.up:
-            self._restored.set()
-            self._lost.clear()
+        if up is self.up and (up or self._lost.is_set()):
+            return
+        self.up = up
         if not up:
             self._restored.clear()
             self._lost.set()
-        self.up = up
+            log.warning("agent.disconnected")
+            return
+        self._lost.clear()
+        self._restored.set()
+        log.info("agent.connected")
+        self._on_up()
 
     async def wait_restored(self, timeout_s: float) -> None:
         """Return when the hub answers again after it did not, or after ``timeout_s``."""
@@ -85,7 +92,7 @@ def object_key(item: Object) -> str:
     return f"{namespace}/{metadata['name']}" if namespace else str(metadata["name"])
 
 
-async def follow(  # noqa: PLR0913 - all of them differ between the two uses
+async def follow(
     hub: Hub,
     path: str,
     params: Mapping[str, str],
@@ -100,6 +107,7 @@ async def follow(  # noqa: PLR0913 - all of them differ between the two uses
     while True:
         try:
             listing = await hub.list(path, params)
+            link.mark(up=True)
             sink.replace({object_key(item): item for item in listing.items})
             tries = 0
             await _watch(hub, path, params, version=listing.version, sink=sink, link=link)
@@ -114,10 +122,10 @@ async def follow(  # noqa: PLR0913 - all of them differ between the two uses
         await link.wait_restored(wait_s)
 
 
-async def _watch(  # noqa: PLR0913 - as follow
+async def _watch(
     hub: Hub, path: str, params: Mapping[str, str], *, version: str, sink: Sink, link: Link
 ) -> None:
-    """Watch until the watch breaks or the link is lost: a cut network does not end a connection by itself."""
+    """Watch until the watch breaks or the link is lost: a cut network ends no connection."""
     lost = asyncio.ensure_future(link.wait_lost())
     watch = asyncio.ensure_future(_tell_changes(hub, path, params, version=version, sink=sink))
     try:
@@ -208,7 +216,7 @@ def order_of(spec: NodeModelSpec) -> Order:
 
 
 class Desired:
-    """The last desired state, in memory and in ``desired/``; tells ``on_change`` which model is concerned."""
+    """The last desired state, in memory and in ``desired/``."""
 
     def __init__(self, directory: Path, *, on_change: Callable[[ModelKey], None]) -> None:
         self._directory = directory

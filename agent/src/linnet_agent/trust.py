@@ -1,11 +1,12 @@
-"""The trust in force on this node: the hub's TrustPolicies, kept on disk, and the node's own ceiling.
+"""The trust in force: the hub's TrustPolicies, kept on disk, and the node's own ceiling.
 
-- Until the hub has answered, or the disk holds what it said, nothing is judged: an empty trust is not yet a refusal.
-- A ceiling or a policy that cannot be read refuses every activation: it might have forbidden this one. What is active
-  serves on.
-- Without a ceiling the first policies that were seen are pinned. A change that only adds revocations, drops authorities
-  or raises a threshold is narrower; any other is reported as loosened, for good: a person clears it by removing
-  ``trust/pinned.json``.
+- Until the hub has answered, or the disk holds what it said, nothing is judged: an empty trust is
+  not yet a refusal.
+- A ceiling or a policy that cannot be read refuses every activation: it might have forbidden this
+  one. What is active serves on.
+- Without a ceiling the first policies that were seen are pinned. A change that only adds
+  revocations, drops authorities or raises a threshold is narrower; any other is reported as
+  loosened, for good: a person clears it by removing ``trust/pinned.json``.
 """
 
 import hashlib
@@ -77,7 +78,7 @@ class TrustStore:
 
     def load(self) -> None:
         """Read the ceiling, and what the hub said last."""
-        self.reload_ceiling()
+        self._read_ceiling()
         policies = self._read("policies.json")
         if policies is not None:
             self._policies, self.known = policies, True
@@ -85,12 +86,21 @@ class TrustStore:
         self._note()
 
     def reload_ceiling(self) -> None:
-        """Read the ceiling again."""
+        """Read the ceiling again; say so where that changes what is trusted."""
+        before = self._hash
+        self._read_ceiling()
+        self._note()
+        if self._hash != before:
+            self._on_change()
+
+    def _read_ceiling(self) -> None:
+        before = self._ceiling_fault
         try:
             self._ceiling, self._ceiling_fault = load_ceiling(self._ceiling_file), ""
         except CeilingError as error:
             self._ceiling, self._ceiling_fault = Ceiling(()), str(error)
-            log.error("trust.ceiling.unreadable", extra={"cause": str(error)})  # noqa: TRY400 - expected
+            if before != self._ceiling_fault:
+                log.error("trust.ceiling.unreadable", extra={"cause": str(error)})  # noqa: TRY400 - expected
 
     def replace(self, items: Mapping[str, Object]) -> None:
         """Take a listing of TrustPolicies."""
@@ -166,7 +176,7 @@ class TrustStore:
 
 
 def is_narrower(policies: Policies, *, than: Policies) -> bool:
-    """Tell whether ``policies`` surely allow nothing that ``than`` did not; false where that is not plain to see."""
+    """Tell whether ``policies`` surely allow nothing that ``than`` did not; false in doubt."""
     return policies.keys() == than.keys() and all(
         _is_spec_narrower(spec, than[name]) for name, spec in policies.items()
     )
