@@ -1,5 +1,6 @@
 """The process: streams, clock and environment enter here and nowhere else."""
 
+import gc
 import os
 import sys
 import time
@@ -13,6 +14,8 @@ from linnet_cli.world import World
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
+    # One command makes a megabyte of JSON and ends: looking for cycles in it costs 10 ms.
+    gc.set_threshold(200_000)
     environment = read_environment()
 
     def connect_with_environment(args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see World.connect

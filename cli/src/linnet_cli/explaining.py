@@ -16,6 +16,8 @@ from linnet_cli.tree import group_key
 
 _LABEL = 14
 _NAMES_SHOWN = 6
+# A query may name 200 nodes; the whole of it stands in the ConfigMap.
+_QUERY_SHOWN = 300
 
 
 class Meaning(NamedTuple):
@@ -59,9 +61,8 @@ WAITS = {
     "Approval": Meaning("The policy wants a person's word before this step.", "approve {target}"),
     "Decision": Meaning(
         "The evidence did not decide in time, or rests on one node, and the policy asks a "
-        "person: approve goes "
-        "on, abort takes the candidate back.",
-        "approve {target}",
+        "person: promote goes on, abort takes the candidate back.",
+        "promote {target} --reason '...'",
     ),
     "Paused": Meaning("A person has paused it, here or in Git (spec.paused).", "resume {target}"),
     "Window": Meaning("No maintenance window is open; steps begin only inside one."),
@@ -296,7 +297,7 @@ def _record(record: Json) -> list[str]:
         )
     queries = (record.get("about") or {}).get("queries")
     asked = queries.items() if isinstance(queries, dict) else enumerate(queries or (), start=1)
-    return texts + [f"query {name}: {query}" for name, query in asked]
+    return texts + [f"query {name}: {str(query)[:_QUERY_SHOWN]}" for name, query in asked]
 
 
 def _decision(decision: Json) -> str:

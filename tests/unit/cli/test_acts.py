@@ -107,6 +107,29 @@ def test_an_approval_that_nobody_asked_for_names_its_step(stories, linnet):
     assert acts_of(kube)[0]["step"] == 3
 
 
+def test_a_decision_is_no_approval(stories, linnet, waits):
+    fleet = stories["baking"]()
+    fleet.objects[ROLLOUT]["status"]["waitingFor"] = waits("Decision", "a person").to_dict()
+    kube = fleet.kube()
+
+    approved, promoted = linnet(kube, "approve", "digits"), linnet(kube, "promote", "digits")
+
+    assert approved.code == Exit.ERROR
+    assert "linnet promote digits -n factory" in approved.err
+    assert (promoted.code, acts_of(kube)[0]["verb"]) == (Exit.OK, "Promote")
+
+
+def test_what_was_condemned_can_be_tried_again_whatever_came_after(stories, linnet):
+    fleet = stories["completed-without-two"]()
+    conditions = fleet.objects["modeldeployments", "factory", "digits"]["status"]["conditions"]
+    refused = linnet(fleet.kube(), "retry", "digits")
+    conditions[0] |= {"status": "False", "reason": "Condemned"}
+    conditions.append(conditions[0] | {"type": "Stalled", "status": "True"})
+
+    assert refused.code == Exit.ERROR
+    assert linnet(fleet.kube(), "retry", "digits").code == Exit.OK
+
+
 def test_a_dry_run_writes_nothing(stories, linnet):
     kube = stories["baking"]().kube()
 

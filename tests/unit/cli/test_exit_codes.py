@@ -54,6 +54,25 @@ def test_an_old_end_is_no_answer_while_a_new_candidate_is_on_its_way(stories, li
     assert linnet(fleet.kube(), "wait", "digits", "--timeout", "2s").code == Exit.TIMEOUT
 
 
+def test_an_old_end_is_no_answer_while_a_new_source_is_resolved(stories, linnet, waits):
+    fleet = stories["completed-without-two"]()
+    status = fleet.objects["modeldeployments", "factory", "digits"]["status"]
+    status["waitingFor"] = waits("Source", "source", "2.0 is being resolved").to_dict()
+    status["conditions"][0] |= {"status": "Unknown"}
+    status["conditions"].append(status["conditions"][0] | {"type": "Reconciling", "status": "True"})
+
+    assert linnet(fleet.kube(), "wait", "digits", "--timeout", "2s").code == Exit.TIMEOUT
+
+
+def test_a_bad_state_that_passes_within_a_look_is_no_end(stories, linnet):
+    kube = stories["rolled-back"]().kube()
+    moved_on = stories["completed-without-two"]()
+
+    outcome = linnet(kube, "wait", "digits", sleep=lambda _s: kube.objects.update(moved_on.objects))
+
+    assert outcome.code == Exit.OK
+
+
 def test_wait_follows_a_rollout_to_its_end(stories, linnet):
     kube = stories["baking"]().kube()
     ended = stories["rolled-back"]()

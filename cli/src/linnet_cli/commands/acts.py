@@ -13,6 +13,7 @@ from linnet_cli.exits import Exit
 from linnet_cli.kube import Json, Kube
 from linnet_cli.options import add_cluster_options, split_name
 from linnet_cli.reading import read_deployment, read_newest_rollout
+from linnet_cli.story import health_of
 from linnet_cli.world import World
 
 # The operator writes statuses meanwhile, each of which is a conflict: a second apart at most.
@@ -104,7 +105,8 @@ def append_act(
         acts = rollout["spec"].get("acts") or []
         if any(other.get("id") == act["id"] for other in acts):
             return deployment, rollout
-        refuse_if_senseless(act, rollout, target=f"{name} -n {namespace}", prog=prog)
+        target = f"{name} -n {namespace}"
+        refuse_if_senseless(act, rollout, deployment, target=target, prog=prog)
         path = object_path(ROLLOUTS, namespace=namespace, name=found)
         body = {
             "metadata": {"resourceVersion": rollout["metadata"]["resourceVersion"]},
@@ -118,7 +120,9 @@ def append_act(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def refuse_if_senseless(act: Json, rollout: Json, *, target: str, prog: str) -> None:
+def refuse_if_senseless(
+    act: Json, rollout: Json, deployment: Json, *, target: str, prog: str
+) -> None:
     """Refuse an act that could not do anything, and say what could.
 
     Raises:
@@ -128,22 +132,34 @@ def refuse_if_senseless(act: Json, rollout: Json, *, target: str, prog: str) -> 
     status = rollout.get("status") or {}
     phase, waiting = str(status.get("phase") or ""), status.get("waitingFor") or {}
     if verb == "Retry":
-        if phase and phase not in _RETRIED:
-            state = "is still running" if phase not in ENDED_PHASES else f"ended as {phase}"
+        condemned = health_of(deployment).reason == "Condemned"
+        if phase and phase not in _RETRIED and not condemned:
+            state = f"ended as {phase}" if phase in ENDED_PHASES else "is still running"
             raise NotNowError(
                 f"{name} {state}: only what was taken back or refused can be tried again"
             )
         return
     if phase in ENDED_PHASES:
-        again = f"; `{prog} retry {target}` tries the same model again" if phase in _RETRIED else ""
+        again = f"; `{prog} retry {target}` tries it again" if phase in _RETRIED else ""
         raise NotNowError(f"{name} has ended ({phase}): there is nothing to {verb.lower()}{again}")
-    asked = waiting.get("reason") in ("Approval", "Decision")
-    if verb == "Approve" and phase and not asked and act.get("step") is None:
-        waits = (
-            f"it waits for {waiting['reason']}, {waiting.get('short', '')}" if waiting else phase
-        )
-        raise NotNowError(
-            f"{name} does not wait for a person ({waits.rstrip(', ')}); to approve a later step "
-            "now, name it "
-            "with --step"
-        )
+    if verb == "Approve" and phase and act.get("step") is None:
+        _refuse_unasked_approval(name, phase, waiting, target=target, prog=prog)
+
+
+def _refuse_unasked_approval(
+    name: str, phase: str, waiting: Json, *, target: str, prog: str
+) -> None:
+    match waiting.get("reason"):
+        case "Approval":
+            return
+        case "Decision":
+            raise NotNowError(
+                f"{name} asks for more than an approval: `{prog} promote {target}` goes on, "
+                f"`{prog} abort {target}` takes the candidate back"
+            )
+        case reason:
+            waits = f"{reason}, {waiting.get('short', '')}" if reason else phase
+            raise NotNowError(
+                f"{name} does not wait for an approval but for {waits.rstrip(', ')}; to approve a "
+                "later step now, name it with --step"
+            )

@@ -3,6 +3,8 @@
 Rules:
 - Only what the operator has seen counts: right after an apply the old rollout's end is no answer.
 - A rollout that waits for a person ends the wait: nothing moves while a script sleeps.
+- Anything but success counts when two looks in a row see it: an apply of several objects passes
+  through states that look bad for a moment.
 """
 
 import argparse
@@ -25,8 +27,6 @@ _ENDS = {
     "Superseded": Exit.TAKEN_BACK,
     "Refused": Exit.REFUSED,
 }
-# Stalled for these reasons a deployment may recover by itself: a registry comes back, nodes appear.
-_MAY_RECOVER = frozenset({"SourceNotResolved", "NoNodes", "PolicyNotFound"})
 
 
 class Outcome(NamedTuple):
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, world: World) -> int:
     namespace, name = args.namespace or kube.namespace, split_name(args.deployment)
     timeout_s = read_seconds(args.timeout)
     give_up_at = world.monotonic() + timeout_s
-    said = ""
+    said, before = "", None
     while True:
         try:
             records = read_records(
@@ -67,13 +67,15 @@ def run(args: argparse.Namespace, world: World) -> int:
             state = where(story)
         except UnreachableError as error:
             ended, state = None, str(error)
-        if ended is not None:
+        late = world.monotonic() >= give_up_at
+        if ended is not None and (ended.exit == Exit.OK or ended == before or late):
             world.show(ended.sentence)
             return ended.exit
+        before = ended
         if state != said:
             world.say(state)
             said = state
-        if world.monotonic() >= give_up_at:
+        if late:
             world.show(f"{name}: not {args.goal} within {args.timeout}; {state}")
             return Exit.TIMEOUT
         world.sleep(_LOOK_EVERY_S)
@@ -91,7 +93,7 @@ def outcome(story: Story, *, goal: str) -> Outcome | None:
         return None
     if story.rollout and story.ended and not _another_comes(story):
         return _ended(story, goal=goal)
-    if health.word == "Stalled" and health.reason not in _MAY_RECOVER:
+    if health.word == "Stalled":
         code = Exit.REFUSED if health.reason == "Refused" else Exit.TAKEN_BACK
         return Outcome(code, f"{story.name}: {health.reason}. {health.message}".rstrip(". "))
     if story.waiting.get("reason") in WAITS_FOR_PERSON or health.paused:
@@ -119,7 +121,8 @@ def health_word(story: Story) -> str:
 
 def _another_comes(story: Story) -> bool:
     """Tell whether the ended rollout is no longer the last word: a new candidate is on its way."""
-    if story.health.word == "Reconciling" and story.phase != "Completed":
+    resolving = story.waiting.get("reason") == "Source"
+    if story.health.word == "Reconciling" and (story.phase != "Completed" or resolving):
         return True
     return bool(story.candidate) and story.candidate != story.goes_to
 
