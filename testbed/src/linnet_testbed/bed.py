@@ -404,7 +404,7 @@ class Testbed:
         self._write_registry()
         self._write_prometheus()
         for process in (self.registry, self.prometheus):
-            process.start()
+            process.refresh()
         self._start_proxy()
         if cluster.kind != "offered":
             cluster.wait(say)
@@ -609,7 +609,7 @@ class Testbed:
         """Start operator, servers and agents, and wait until each listens."""
         started = []
         if self.state.operator:
-            self.operator.start()
+            self.operator.refresh()
             started.append(self.operator)
         if self.state.agents:
             for node in self.nodes:

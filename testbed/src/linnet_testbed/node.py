@@ -124,10 +124,10 @@ class Node:
         self._bed.network("faults", self.name, links or ("registry",), faults=faults)
 
     def start(self) -> None:
-        """Start its server and its agent."""
+        """Start its server and its agent, anew where they run with another command line."""
         self.socket.parent.mkdir(parents=True, exist_ok=True)
-        self.server.start()
-        self.agent.start()
+        self.server.refresh()
+        self.agent.refresh()
 
     def kill(self) -> None:
         """Kill both, as a power cut would."""
@@ -135,13 +135,17 @@ class Node:
         self.server.kill()
 
     def provision(self, ceiling: str | None, authority: str) -> None:
-        """Write what a machine is delivered with."""
+        """Write what a machine is delivered with; an agent whose ceiling changes is stopped."""
         self.root.mkdir(parents=True, exist_ok=True)
         files.write(self.etc / "ca.crt", authority, mode=0o644)
+        path = self.etc / "trust.yaml"
+        if ceiling == (path.read_text() if path.exists() else None):
+            return
         if ceiling is None:
-            (self.etc / "trust.yaml").unlink(missing_ok=True)
+            path.unlink()
         else:
-            files.write(self.etc / "trust.yaml", ceiling, mode=0o644)
+            files.write(path, ceiling, mode=0o644)
+        self.agent.stop()
 
     def _port(self, what: str) -> int:
         names = {"api": "proxy.api", "registry": "proxy.registry"}

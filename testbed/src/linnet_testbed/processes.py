@@ -172,7 +172,14 @@ class Process:
             setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
         )
         _children.add(pid)
-        files.write_json(self.record, {"pid": pid, "identity": identity(pid), "port": self.port})
+        record = {"pid": pid, "identity": identity(pid), "port": self.port, "argv": self.argv}
+        files.write_json(self.record, record)
+
+    def refresh(self) -> None:
+        """Start it; start it anew where it runs with another command line."""
+        if self.pid is not None and files.read_json(self.record).get("argv") != self.argv:
+            self.stop()
+        self.start()
 
     def stop(self) -> None:
         """Ask it to end, and make it after its grace."""
