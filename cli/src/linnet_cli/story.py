@@ -152,7 +152,7 @@ def tell(records: Records) -> Story:
         phase=str(state.get("phase") or ("New" if rollout else "")),
         verdict=str(state.get("verdict") or ""),
         step=int(state.get("step") or 0),
-        steps=_steps(spec, state),
+        steps=_steps(spec, state, records.now),
         stable=str((status.get("stable") or {}).get("revision", "")),
         came_from=came_from,
         candidate=str((status.get("candidate") or {}).get("revision", "")),
@@ -235,10 +235,10 @@ def _holds(conditions: Json, kind: str) -> bool:
     return bool((conditions.get(kind) or {}).get("status") == "True")
 
 
-def _steps(spec: Json, state: Json) -> tuple[StepStory, ...]:
+def _steps(spec: Json, state: Json, now: datetime) -> tuple[StepStory, ...]:
     planned = (spec.get("policy") or {}).get("steps") or ()
     begun = state.get("steps") or ()
-    found = []
+    found: list[StepStory] = []
     for index, plan in enumerate(planned):
         story = StepStory(
             number=index + 1,
@@ -253,13 +253,20 @@ def _steps(spec: Json, state: Json) -> tuple[StepStory, ...]:
                 nodes=int(seen.get("nodes", 0)),
                 quota=int(seen.get("quota", 0)),
                 control=int(seen.get("control", 0)),
-                baked_s=int(seen.get("bakedSeconds", 0)),
+                baked_s=_baked_s(seen, now),
                 verdict=str(seen.get("verdict", "")),
                 message=str(seen.get("message", "")),
                 started_at=parse_time(seen.get("startedAt")),
             )
         found.append(story)
     return tuple(found)
+
+
+def _baked_s(step: Json, now: datetime) -> int:
+    """Return the seconds of bake that are done: those recorded, and those since the clock runs."""
+    since = parse_time(step.get("bakingSince"))
+    running_s = (now - since).total_seconds() if since else 0.0
+    return int(step.get("bakedSeconds", 0)) + max(0, int(running_s))
 
 
 def _node(raw: Json, records: Records, roles: dict[str, str]) -> NodeStory:

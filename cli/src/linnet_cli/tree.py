@@ -23,6 +23,8 @@ from linnet_cli.story import (
 FOLD_FROM = 20
 _SHOWN_OF_A_GROUP = 3
 _SHOWN_OF_TROUBLE = 10
+# A longer message stands below its step, not behind it.
+_INLINE = 60
 
 _HEALTH = {
     "Ready": "good",
@@ -134,9 +136,22 @@ def _rollout(story: Story, *, paint: Paint, width: int) -> list[str]:
         ]
     shown = [s for s in story.steps if s.begun or not story.ended]
     rows = columns([_step(s, story, paint) for s in shown], paint=paint)
-    for index, line in enumerate(rows):
-        lines.append(f"{below}{paint.branch(last=index == len(rows) - 1)}{line}")
+    for index, (step, line) in enumerate(zip(shown, rows, strict=True)):
+        last = index == len(rows) - 1
+        lines.append(f"{below}{paint.branch(last=last)}{line}")
+        trunk = f"{below}{paint.trunk(last=last)}   "
+        lines += [f"{trunk}{part}" for part in _said(step, story, paint=paint, width=width - 6)]
     return lines
+
+
+def _said(step: StepStory, story: Story, *, paint: Paint, width: int) -> list[str]:
+    """Return the lines below a step: the whole message where things happen, else its start."""
+    if len(step.message) <= _INLINE or not step.begun:
+        return []
+    message = paint.clean(step.message)
+    if step.number == story.step and not story.ended:
+        return wrap(message, width=width)
+    return [message if len(message) <= width else f"{message[: width - 3].rstrip()}..."]
 
 
 def _step(step: StepStory, story: Story, paint: Paint) -> list[Cell | str]:
@@ -157,10 +172,10 @@ def _step(step: StepStory, story: Story, paint: Paint) -> list[Cell | str]:
     kind = _VERDICTS.get(step.verdict, "ask")
     bake = f"baked {format_span(step.baked_s)} of {format_span(step.bake_s)}"
     parts = [f"{step.control} as control"] if step.control and step.number == story.step else []
-    parts += [paint.clean(step.message)] if step.message else []
+    parts += [paint.clean(step.message)] if len(step.message) <= _INLINE else []
     verdict = paint.mark(kind, step.verdict or "NotMeasured")
     counts = f"{step.nodes}/{step.quota} nodes"
-    return [f"step {step.number}", counts, verdict, bake, "; ".join(parts)]
+    return [f"step {step.number}", counts, verdict, bake, "; ".join(p for p in parts if p)]
 
 
 def _nodes(story: Story, *, paint: Paint, all_nodes: bool, listed: bool) -> list[str]:

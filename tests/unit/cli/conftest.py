@@ -45,6 +45,11 @@ from linnet_cli.world import World
 NOW = datetime(2026, 3, 1, 9, 0, 0, tzinfo=UTC)
 REVISIONS = {"1.0": "0f1e2d3c4b", "1.1": "5f7c9d0a1b", "2.0": "9d2c4e8f70"}
 NUMBERS = {"1.0": 1, "1.1": 2, "2.0": 3}
+SENTENCE = (
+    "errors: 0 of 656 requests failed on 3 candidates, 0.1 expected from their own history and 7 "
+    "stable nodes now (factor 0.87); a rise by 15 points is excluded. wrong: {} labelled answers "
+    "were wrong on 3 candidates, {} expected; a rise by 28 points {}"
+)
 POLICY = RolloutPolicySpec(
     steps=(
         Step(nodes=1, bake="20s"),
@@ -371,7 +376,16 @@ def waits():
 def stories(waits):
     """The situations that the golden files show, by name."""
 
-    def baked(verdict="Undecided", message="", nodes=1, quota=1, seconds=20, control=0, began_s=12):
+    def baked(
+        verdict="Undecided",
+        message="",
+        nodes=1,
+        quota=1,
+        seconds=20,
+        control=0,
+        began_s=12,
+        running_s=None,
+    ):
         return StepStatus(
             nodes=nodes,
             quota=quota,
@@ -380,6 +394,7 @@ def stories(waits):
             message=message,
             control=control,
             started_at=NOW - timedelta(seconds=began_s),
+            baking_since=running_s and NOW - timedelta(seconds=running_s),
         )
 
     def said(kind, reason, message):
@@ -428,14 +443,15 @@ def stories(waits):
             verdict="Undecided",
             waiting=waiting,
             steps=[
-                baked("Pass", "wrong 2 of 84, expected 2.3; x3 excluded", began_s=44),
+                baked("Pass", SENTENCE.format("2 of 84", "2.3", "is excluded"), began_s=44),
                 baked(
                     "Undecided",
-                    "wrong 5 of 130, expected 3.9",
+                    SENTENCE.format("5 of 130", "3.9", "is not excluded yet"),
                     nodes=3,
                     quota=3,
-                    seconds=12,
+                    seconds=4,
                     control=2,
+                    running_s=8,
                 ),
             ],
             decisions=[
