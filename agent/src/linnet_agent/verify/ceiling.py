@@ -5,6 +5,7 @@
 - It can only take away: a model needs the cluster's policies as well.
 """
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,8 +37,9 @@ def load_ceiling(path: Path = DEFAULT_PATH) -> Ceiling | None:
         CeilingError: There is one, and it cannot be used. Nothing may be activated.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            msg = f"{path} is larger than {_MAX_BYTES} bytes"
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
+            msg = f"{path} is not a file of at most {_MAX_BYTES} bytes"
             raise CeilingError(msg)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

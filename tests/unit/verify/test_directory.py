@@ -1,0 +1,88 @@
+import os
+
+import pytest
+
+from linnet_agent.errors import ContentRefusedError
+from linnet_agent.verify.directory import hash_directory, hash_file, verify_directory
+from linnet_agent.verify.oms import parse_statement
+
+
+@pytest.fixture
+def model(tmp_path):
+    root = tmp_path / "model"
+    (root / "sub").mkdir(parents=True)
+    (root / "model.onnx").write_bytes(b"weights")
+    (root / "sub" / "empty").write_bytes(b"")
+    for path in (root / "model.onnx", root / "sub" / "empty"):
+        path.chmod(0o444)
+    return root
+
+
+@pytest.fixture
+def statement(workshop, model):
+    return parse_statement(workshop.statement(hash_directory(model)))
+
+
+def test_a_directory_that_is_what_was_signed_passes(model, statement):
+    verify_directory(model, statement)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(lambda m: (m / "extra").write_bytes(b""), id="an extra file"),
+        pytest.param(
+            lambda m: [(m / ".git").mkdir(), (m / ".git" / "x").write_bytes(b"")],
+            id="an extra file below .git",
+        ),
+        pytest.param(lambda m: (m / "sub" / "empty").unlink(), id="a missing file"),
+        pytest.param(
+            lambda m: [(m / "model.onnx").chmod(0o644), (m / "model.onnx").write_bytes(b"evil")],
+            id="changed bytes",
+        ),
+        pytest.param(
+            lambda m: [(m / "model.onnx").unlink(), (m / "model.onnx").symlink_to("/etc/hosts")],
+            id="a link instead of a file",
+        ),
+        pytest.param(lambda m: (m / "link").symlink_to(m / "sub"), id="a link to a directory"),
+        pytest.param(lambda m: os.link(m / "model.onnx", m.parent / "other"), id="a hard link"),
+        pytest.param(lambda m: (m / "model.onnx").chmod(0o4755), id="setuid"),
+        pytest.param(lambda m: (m / "model.onnx").chmod(0o466), id="others may write"),
+        pytest.param(lambda m: os.mkfifo(m / "pipe"), id="a FIFO"),
+        pytest.param(lambda m: (m / "Model.ONNX").write_bytes(b""), id="equal but for case"),
+    ],
+)
+def test_a_directory_that_is_not_what_was_signed_is_refused(model, statement, attack):
+    attack(model)
+
+    with pytest.raises(ContentRefusedError):
+        verify_directory(model, statement)
+
+
+def test_the_root_itself_may_not_be_a_link(model, tmp_path):
+    (tmp_path / "link").symlink_to(model)
+
+    with pytest.raises(OSError, match="link"):
+        hash_directory(tmp_path / "link")
+
+
+def test_nesting_is_bounded(tmp_path):
+    deep = tmp_path
+    for _ in range(70):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+
+    with pytest.raises(ContentRefusedError, match="deeper"):
+        hash_directory(tmp_path)
+
+
+def test_a_publishers_umask_does_not_matter_but_a_nodes_does(model):
+    (model / "model.onnx").chmod(0o664)
+
+    assert hash_directory(model, private=False)
+    with pytest.raises(ContentRefusedError, match="mode"):
+        hash_directory(model)
+
+
+def test_one_file_has_the_same_digest_alone_and_in_a_directory(model):
+    assert hash_file(model / "model.onnx") == hash_directory(model)["model.onnx"]
