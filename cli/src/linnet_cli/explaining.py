@@ -16,6 +16,7 @@ from linnet_cli.tree import group_key
 
 _LABEL = 14
 _NAMES_SHOWN = 6
+_DECISIONS_SHOWN = 5
 # A query may name 200 nodes; the whole of it stands in the ConfigMap.
 _QUERY_SHOWN = 300
 
@@ -177,9 +178,10 @@ def explain(
     rows += [("waits for" if story.waiting else "why", text) for text in _why(story)]
     rows += [("evidence", text) for text in _evidence(story, rollout or {})]
     rows += [("evidence", text) for text in _record(record)]
-    rows += [("nodes", text) for text in _nodes(story)]
-    rows.append(("next change", _next_change(story)))
-    rows += [("what to do", text) for text in _commands(story, prog)]
+    if story.newest:
+        rows += [("nodes", text) for text in _nodes(story)]
+        rows.append(("next change", _next_change(story)))
+        rows += [("what to do", text) for text in _commands(story, prog)]
     return _layout([(label, paint.clean(text)) for label, text in rows if text], paint, width)
 
 
@@ -232,11 +234,10 @@ def _why(story: Story) -> list[str]:
             meaning,
         ]
     texts = [story.rollout_message] if story.ended else []
-    if story.health.message not in texts:
+    stalled = story.newest and story.health.word == "Stalled"
+    if story.newest and story.health.message not in texts:
         texts.append(story.health.message)
-    known = (
-        STALLS.get(story.health.reason) if story.health.word == "Stalled" else ENDS.get(story.phase)
-    )
+    known = STALLS.get(story.health.reason) if stalled else ENDS.get(story.phase)
     return [*texts, known.text if known else ""]
 
 
@@ -264,7 +265,9 @@ def _evidence(story: Story, rollout: Json) -> list[str]:
         texts.append(
             f"threshold {threshold.get('name')}: {' and '.join(limits)} of {threshold.get('query')}"
         )
-    texts += [_decision(d) for d in ((rollout.get("status") or {}).get("decisions") or ())[-3:]]
+    said = {step.message for step in story.steps}
+    decisions = (rollout.get("status") or {}).get("decisions") or ()
+    texts += [_decision(decision, said) for decision in decisions[-_DECISIONS_SHOWN:]]
     return texts
 
 
@@ -300,13 +303,14 @@ def _record(record: Json) -> list[str]:
     return texts + [f"query {name}: {str(query)[:_QUERY_SHOWN]}" for name, query in asked]
 
 
-def _decision(decision: Json) -> str:
+def _decision(decision: Json, said: set[str]) -> str:
     kept = (decision.get("evidence") or {}).get("name")
     record = f" (ConfigMap {kept})" if kept else ""
     message = str(decision.get("message", "")).rstrip(".")
+    why = f"; {message}" if message and decision.get("message") not in said else ""
     return (
         f"decision {decision.get('n')}, step {decision.get('step')}: {decision.get('verdict')}, "
-        f"{decision.get('action')}; {message}{record}"
+        f"{decision.get('action')}{why}{record}"
     )
 
 

@@ -39,7 +39,13 @@ class Records(NamedTuple):
 
 
 def read_records(
-    kube: Kube, *, now: datetime, namespace: str | None, name: str | None, with_nodes: bool = True
+    kube: Kube,
+    *,
+    now: datetime,
+    namespace: str | None,
+    name: str | None,
+    with_nodes: bool = True,
+    rollout: str | None = None,
 ) -> list[Records]:
     """Return the records of one deployment, or of all, sorted by namespace and name.
 
@@ -49,6 +55,7 @@ def read_records(
         namespace: None means every namespace; then ``name`` filters.
         name: None means every deployment.
         with_nodes: False leaves NodeModels and heartbeats unread.
+        rollout: Name of an older rollout to read in place of the newest.
 
     Raises:
         NotFoundError: No such deployment; the sentence lists those that exist.
@@ -64,14 +71,18 @@ def read_records(
     for deployment in deployments:
         metadata = deployment["metadata"]
         own = tuple(by_deployment.get((metadata["namespace"], metadata["name"]), ()))
-        rollout = read_newest_rollout(kube, deployment)
+        meant = (
+            read_rollout(kube, rollout, of=deployment)
+            if rollout
+            else read_newest_rollout(kube, deployment)
+        )
         found.append(
             Records(
                 deployment=deployment,
-                rollout=rollout,
+                rollout=meant,
                 nodes=own,
                 heartbeats=heartbeats,
-                labels=_read_labels(kube, deployment, rollout, own),
+                labels=_read_labels(kube, deployment, meant, own),
                 now=kube.server_time or now,
             )
         )
@@ -107,6 +118,24 @@ def read_newest_rollout(kube: Kube, deployment: Json) -> Json | None:
         if rollout["spec"]["deployment"]["name"] == metadata["name"]
     ]
     return max(own, key=lambda r: str(r["metadata"].get("creationTimestamp", "")), default=None)
+
+
+def read_rollout(kube: Kube, name: str, *, of: Json) -> Json:
+    """Return the ModelRollout ``name`` of the ModelDeployment ``of``.
+
+    Raises:
+        NotFoundError: It has no such rollout; the sentence lists those that it has.
+    """
+    metadata = of["metadata"]
+    own = {
+        str(rollout["metadata"]["name"]): rollout
+        for rollout in _items(kube, collection_path(ROLLOUTS, namespace=metadata["namespace"]))
+        if rollout["spec"]["deployment"]["name"] == metadata["name"]
+    }
+    if name not in own:
+        known = ", ".join(sorted(own)) or "none"
+        raise NotFoundError(f"{metadata['name']} has no rollout {name}; it has: {known}")
+    return own[name]
 
 
 def parse_time(text: object) -> datetime | None:

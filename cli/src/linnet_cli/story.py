@@ -95,8 +95,14 @@ class NodeStory(NamedTuple):
 
 
 class Story(NamedTuple):
-    """Everything about one deployment."""
+    """Everything about one deployment.
 
+    Attributes:
+        newest: False where the rollout is an older one: then the deployment's own words are not
+            about it.
+    """
+
+    newest: bool
     namespace: str
     name: str
     source: str
@@ -142,7 +148,9 @@ def tell(records: Records) -> Story:
     waiting = state.get("waitingFor") if state.get("phase") not in ENDED_PHASES else None
     roles = {came_from: "stable", goes_to: "candidate"}
     nodes = [_node(raw, records, roles) for raw in records.nodes]
+    newest = not rollout or status.get("rollout") in (None, rollout["metadata"]["name"])
     return Story(
+        newest=newest,
         namespace=str(metadata["namespace"]),
         name=str(metadata["name"]),
         source=str(deployment.get("spec", {}).get("source", "")),
@@ -157,7 +165,7 @@ def tell(records: Records) -> Story:
         came_from=came_from,
         candidate=str((status.get("candidate") or {}).get("revision", "")),
         goes_to=goes_to,
-        waiting=status.get("waitingFor") or waiting or {},
+        waiting=(status.get("waitingFor") if newest else None) or waiting or {},
         rollout_reason=str(state.get("reason") or ""),
         rollout_message=str(state.get("message") or ""),
         started_at=parse_time(state.get("startedAt")),

@@ -129,6 +129,20 @@ def test_what_was_changed_afterwards_does_not_agree(judged, linnet, tamper, says
     assert says in outcome.out
 
 
+def test_an_older_rollout_can_be_verified_too(judged, linnet):
+    fleet = judged[0]
+    fleet.rollout(number=4, start="1.1", to="1.0", phase="Learning")
+    fleet.objects["modeldeployments", "factory", "digits"]["status"]["rollout"] = "digits-4"
+
+    newest = linnet(fleet.kube(), "explain", "digits", "--verify")
+    older = linnet(fleet.kube(), "explain", "digits", "--verify", "--rollout", "digits-3")
+    missing = linnet(fleet.kube(), "explain", "digits", "--verify", "--rollout", "digits-9")
+
+    assert "nothing to verify" in newest.err
+    assert (older.code, "agrees" in older.out) == (Exit.OK, True)
+    assert "it has: digits-3, digits-4" in missing.err
+
+
 def test_without_decisions_there_is_nothing_to_verify(stories, linnet):
     outcome = linnet(stories["first-rollout"]().kube(), "explain", "digits", "--verify")
 

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute every recorded decision again; 0 only where all agree",
     )
+    parser.add_argument("--rollout", metavar="NAME", help="an older rollout (default: the newest)")
     add_cluster_options(parser)
 
 
@@ -35,7 +36,12 @@ def run(args: argparse.Namespace, world: World) -> int:
     kube = world.connect(args)
     namespace, name = args.namespace or kube.namespace, split_name(args.deployment)
     records = read_records(
-        kube, now=world.now(), namespace=namespace, name=name, with_nodes=not args.verify
+        kube,
+        now=world.now(),
+        namespace=namespace,
+        name=name,
+        with_nodes=not args.verify,
+        rollout=args.rollout,
     )[0]
     if args.verify:
         return verify(kube, records.rollout, namespace=namespace, world=world)
