@@ -80,6 +80,7 @@ async def run(settings: Settings) -> None:
             jitter=random.random,
             reporter=platform.node(),
             resync_s=settings.resync_s,
+            soak_s=settings.soak_s,
         )
         supervisor = Supervisor(shell)
         cache.listen(supervisor.notice)

@@ -4,7 +4,7 @@ Rules:
 - The newer resourceVersion wins, whoever brings it: a watch, a list, or the answer to a write.
 - An object that was seen deleted does not come back by a late answer.
 - Only a change of what the planner reads wakes anybody; a new resourceVersion alone does not.
-- A list removes what it does not hold, but nothing newer than itself.
+- A list removes what it does not hold, but nothing that came since it began.
 - A spec that cannot be parsed is kept as the sentence that says why.
 """
 
@@ -220,7 +220,6 @@ class FleetCache:
         """
         for entry in list(self._entries[resource.kind].values()):
             if entry.uid in known_before and entry.uid not in listed:
-                self._remember_gone(entry.uid)
                 self._remove(resource, entry)
 
     def uids(self, resource: Resource) -> set[str]:

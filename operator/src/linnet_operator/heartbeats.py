@@ -73,7 +73,9 @@ class Heartbeats:
             if self._listed_at is not None and now - self._listed_at < self.poll_s / 2:
                 return
             found: dict[str, Heartbeat] = {}
-            async for page in self._kube.list_pages(LEASES, namespace=AGENTS_NAMESPACE):
+            async for page in self._kube.list_pages(
+                LEASES, namespace=AGENTS_NAMESPACE, stale_is_fine=True
+            ):
                 for lease in page:
                     name = lease["metadata"]["name"]
                     found[name] = self._read(lease, self._by_node.get(name))

@@ -81,9 +81,21 @@ class Kube(Protocol):
     """What the operator asks of an API server."""
 
     def list_pages(
-        self, resource: Resource, *, namespace: str | None = None, labels: str = ""
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+        stale_is_fine: bool = False,
     ) -> AsyncIterator[list[Body]]:
-        """Yield all objects, page by page; the cached state of the API server is good enough."""
+        """Yield all objects, page by page.
+
+        Args:
+            resource: The kind.
+            namespace: Where; None: everywhere.
+            labels: A label selector; empty: all.
+            stale_is_fine: The API server may answer from its cache, older than our own last write.
+        """
 
     async def get(self, resource: Resource, *, namespace: str | None, name: str) -> Body:
         """Return one object, read from the store itself."""
@@ -171,13 +183,28 @@ class KubeAdapter:
         await self._api.close()
 
     async def list_pages(
-        self, resource: Resource, *, namespace: str | None = None, labels: str = ""
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+        stale_is_fine: bool = False,
     ) -> AsyncIterator[list[Body]]:
-        """Yield all objects, page by page; the cached state of the API server is good enough."""
+        """Yield all objects, page by page.
+
+        Args:
+            resource: The kind.
+            namespace: Where; None: everywhere.
+            labels: A label selector; empty: all.
+            stale_is_fine: The API server may answer from its cache, older than our own last write.
+        """
         token = ""
         while True:
             query = {"limit": str(_PAGE)}
-            query |= {"continue": token} if token else {"resourceVersion": "0"}
+            if token:
+                query["continue"] = token
+            elif stale_is_fine:
+                query["resourceVersion"] = "0"
             query |= {"labelSelector": labels} if labels else {}
             answer = await self._request("GET", resource.path(namespace=namespace), query=query)
             yield [

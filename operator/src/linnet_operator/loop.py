@@ -99,6 +99,7 @@ class Shell:
     jitter: Callable[[], float]
     reporter: str
     resync_s: float
+    soak_s: int
 
 
 class Supervisor:
@@ -196,6 +197,8 @@ class DeploymentLoop:
         self._evidence: Evidence | None = None
         self._records: OrderedDict[str, EvidenceRecord] = OrderedDict()
         self._looker = shell.make_looker()
+        # Rollout, step and verdict of the last look that was told: a verdict is news once.
+        self._told: tuple[str, int, Verdict] | None = None
         self._looking = False
         self._resolved: Resolved | ResolveFailure | None = None
         self._wanted_source: str | None = None
@@ -205,6 +208,7 @@ class DeploymentLoop:
             shell.cache,
             clock=shell.clock,
             reporter=shell.reporter,
+            soak_s=shell.soak_s,
             record_of=self._records.get,
         )
         self._context = {"namespace": entry.namespace, "deployment": entry.name}
@@ -393,8 +397,9 @@ class DeploymentLoop:
         looked = await self._looker.look(request, deployment=deployment, policy=policy)
         evidence = looked.evidence
         LOOKS.labels(verdict=evidence.verdict).inc()
+        known = (request.rollout, request.step, evidence.verdict)
         log.log(
-            logging.INFO if evidence.verdict in {Verdict.PASS, Verdict.FAIL} else logging.DEBUG,
+            logging.DEBUG if known == self._told else logging.INFO,
             "look.taken",
             extra={
                 **self._context,
@@ -404,6 +409,7 @@ class DeploymentLoop:
                 "reason": evidence.message,
             },
         )
+        self._told = known
         if looked.record is not None:
             self._records[looked.record.sha256] = looked.record
             while len(self._records) > _RECORDS_KEPT:

@@ -75,11 +75,12 @@ class Settings(BaseModel):
 
     @pydantic.field_validator("prometheus", "registry_mirrors", mode="before")
     @classmethod
-    def _read_pairs(cls, value: object) -> object:
+    def _read_pairs(cls, value: object, info: pydantic.ValidationInfo) -> object:
         if not isinstance(value, str | list | tuple):
             return value
         texts = value.split(",") if isinstance(value, str) else value
-        pairs = [_pair(str(text).strip()) for text in texts if str(text).strip()]
+        bare = "default" if info.field_name == "prometheus" else ""
+        pairs = [_pair(str(text).strip(), bare=bare) for text in texts if str(text).strip()]
         return dict(pairs)
 
     @pydantic.model_validator(mode="after")
@@ -103,11 +104,11 @@ class Settings(BaseModel):
         return host, int(port)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str, *, bare: str) -> tuple[str, str]:
     name, equals, url = text.partition("=")
     # A bare URL may hold an equals sign of its own, behind its scheme.
     if not equals or "://" in name:
-        return "default", text
+        return bare, text
     return name, url
 
 

@@ -18,6 +18,7 @@ from typing import Final, assert_never
 from linnet_api.model_deployment import ModelDeploymentStatus
 from linnet_api.model_rollout import ModelRolloutStatus
 from linnet_api.names import DEPLOYMENT_LABEL, NODE_LABEL, REVISION_LABEL, ROLLOUT_LABEL
+from linnet_api.node_model import Soak
 from linnet_operator.cache import (
     SOURCES_ANNOTATION,
     DeploymentFacts,
@@ -46,6 +47,7 @@ from linnet_operator.kube import (
     Kube,
     Resource,
 )
+from linnet_operator.metrics import ROLLOUTS_ENDED
 from linnet_operator.planner.model import (
     CreateRollout,
     DeploymentView,
@@ -77,12 +79,14 @@ class Writer:
         *,
         clock: Callable[[], datetime],
         reporter: str,
+        soak_s: int,
         record_of: Callable[[str], EvidenceRecord | None],
     ) -> None:
         self._kube = kube
         self._cache = cache
         self._clock = clock
         self._reporter = reporter
+        self._soak = Soak(seconds=soak_s)
         self._record_of = record_of
 
     async def carry_out(self, writes: Sequence[Write], deployment: DeploymentView) -> None:
@@ -228,6 +232,9 @@ class Writer:
             self._cache.put(MODEL_ROLLOUTS, newest)
             raise
         self._cache.put(MODEL_ROLLOUTS, written)
+        phase = write.status.phase
+        if phase is not None and phase.ended and before.phase != phase:
+            ROLLOUTS_ENDED.labels(deployment.namespace, deployment.name, phase).inc()
         about = about_rollout(namespace=deployment.namespace, name=write.name, uid=write.uid)
         await self._post(rollout_decisions(about, before, write.status))
 
@@ -239,7 +246,7 @@ class Writer:
             labels[ROLLOUT_LABEL] = label_value(write.spec.rollout.name)
         body = {
             "metadata": _metadata(write.name, deployment, labels=labels),
-            "spec": write.spec.to_dict(),
+            "spec": write.spec.model_copy(update={"soak": self._soak}).to_dict(),
         }
         self._cache.put(NODE_MODELS, await self._kube.apply(NODE_MODELS, body))
 
