@@ -1,15 +1,21 @@
 """Status: forms, folding, watching, and errors that say what to do."""
 
+import io
 import json
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 
+from linnet_cli.app import main
 from linnet_cli.errors import UnreachableError
 from linnet_cli.exits import Exit
 from linnet_cli.paint import Cell, Paint, columns, wrap
 from linnet_cli.reading import source_label
 from linnet_cli.story import natural, parse_span
+from linnet_cli.world import World
+
+NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
 
 
 def test_json_and_yaml_say_the_same(stories, linnet):
@@ -196,3 +202,30 @@ def test_names_sort_as_people_count():
 )
 def test_spans_of_the_api_are_read(text, seconds):
     assert parse_span(text) == seconds
+
+
+def test_on_a_terminal_a_watch_redraws_within_the_screen(stories):
+    out = io.StringIO()
+    kube = stories["a-thousand"]().kube()
+    world = World(
+        prog="linnet",
+        out=out,
+        err=io.StringIO(),
+        now=lambda: NOW,
+        monotonic=lambda: 0.0,
+        sleep=interrupt_after(lambda: None),
+        token=lambda: "",
+        connect=lambda _args: kube,
+        terminal=True,
+        color=True,
+        size=lambda: (80, 24),
+    )
+
+    with pytest.raises(KeyboardInterrupt):
+        main(["status", "digits", "--watch"], world)
+
+    frames = out.getvalue().split("\x1b[?7l")[1:]
+    assert len(frames) == 2
+    assert all(frame.startswith("\x1b[H") and frame.count("\n") <= 23 for frame in frames)
+    assert "more lines" in frames[0]
+    assert "\x1b[33m" in frames[0]

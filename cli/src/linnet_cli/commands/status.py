@@ -59,14 +59,17 @@ def facts(story: Story) -> dict[str, str]:
     plain = Paint(unicode=False)
     found = {"": head(story, paint=plain)}
     if story.rollout:
-        words = [story.phase, f"verdict {story.verdict}", story.rollout_message]
+        # While it runs, the sentence carries counts that change at every look.
+        ending = story.rollout_message if story.ended else ""
+        words = [story.phase, f"verdict {story.verdict}" if story.verdict else "", ending]
         found[f"rollout {story.rollout}"] = ", ".join(word for word in words if word)
     for step in story.steps:
         if step.begun:
             found[f"{story.rollout} step {step.number}"] = (
                 f"{step.nodes}/{step.quota} nodes, {step.verdict or 'not measured'}"
             )
-    found["nodes"] = nodes_line(story)
+    subject, _, counts = nodes_line(story).partition(": ")
+    found[subject] = counts
     for node in story.nodes:
         serves = f"serves {story.label(node.serves)}" if node.serves else "serves nothing"
         told = f"told {story.label(node.wanted)}" if node.wanted != node.serves else ""
@@ -121,9 +124,10 @@ def _redraw(args: argparse.Namespace, world: World, kube: Kube) -> int:
         height = world.size()[1]
         if len(lines) >= height:
             lines = [*lines[: height - 2], f"... {len(lines) - height + 2} more lines"]
-        # Home, then each line with the rest of its row erased, then all below: no flicker.
+        # Home, then each line with the rest of its row erased, then all below: no flicker. Lines
+        # are cut, not wrapped (?7l), or the count of lines would be wrong.
         text = "".join(f"{line}\x1b[K\n" for line in lines)
-        world.out.write(f"\x1b[H{text}\x1b[J")
+        world.out.write(f"\x1b[?7l\x1b[H{text}\x1b[J\x1b[?7h")
         world.out.flush()
         world.sleep(wait_s)
 
