@@ -409,18 +409,24 @@ def _soak(journal: Journal, order: Order, revision: str, facts: Facts) -> Action
         return Action(Step.SETTLE, state=NodeState.ACTIVE, reason=NodeReason.ACTIVE)
     if _is_home(journal, order, revision):
         return Action(Step.COMMIT, revision)
-    if journal.activated != revision or journal.activated_at is None:
-        return Action(Step.SOAK, revision)
-    if journal.state is not NodeState.SOAKING:
+    if journal.state is not NodeState.SOAKING or not _soaks_since(journal, revision, facts.now):
         return Action(Step.SOAK, revision)
     if (fault := _soak_fault(journal, facts)) is not None:
         return Action(Step.REVERT, revision, reason=NodeReason.SOAK_FAILED, message=fault)
-    soak = timedelta(seconds=order.soak_s)
-    # A clock that was set back must not stretch the soak.
-    until = min(journal.activated_at, facts.now) + soak
+    assert journal.activated_at is not None
+    until = journal.activated_at + timedelta(seconds=order.soak_s)
     if facts.now >= until:
         return Action(Step.COMMIT, revision)
     return Action(Step.WAIT, revision, until=until)
+
+
+def _soaks_since(journal: Journal, revision: str, now: datetime) -> bool:
+    """Tell whether the soak has begun; not where it begins in the future: a clock was set."""
+    return (
+        journal.activated == revision
+        and journal.activated_at is not None
+        and journal.activated_at <= now
+    )
 
 
 def _soak_fault(journal: Journal, facts: Facts) -> str | None:
@@ -646,7 +652,8 @@ def _allow(journal: Journal, judged: Judged) -> Journal:
 
 
 def _start_soak(journal: Journal, revision: str | None, facts: Facts) -> Journal:
-    resumed = journal.activated == revision and journal.activated_at is not None
+    assert revision is not None
+    resumed = _soaks_since(journal, revision, facts.now)
     return replace(
         journal,
         state=NodeState.SOAKING,

@@ -77,7 +77,7 @@ class ServerClient:
         return _read_view(answer.json())
 
     async def stage(self, key: ModelKey, directory: Path) -> None:
-        """Let the server load the revision in ``directory``, an absolute path, beside what it serves.
+        """Let the server load the revision in ``directory`` (absolute) beside what it serves.
 
         Raises:
             ActivationError: It cannot; nothing has changed.

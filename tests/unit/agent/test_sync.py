@@ -1,0 +1,159 @@
+import json
+
+import pytest
+
+from linnet_agent.journal import Goal
+from linnet_agent.store import ModelKey
+from linnet_agent.sync import Desired, Link, object_key, read_wanted
+
+KEY = ModelKey("factory", "defects")
+
+
+def node_model(*, name="defects-1", sequence=5, generation=2, **changes):
+    spec = {
+        "deployment": "defects",
+        "node": {"name": "edge-1", "uid": "n1"},
+        "sequence": sequence,
+        "desired": {
+            "state": "Active",
+            "revision": "aaaaaaaaaa",
+            "number": 3,
+            "source": "oci://r/m:1",
+            "artifact": "sha256:" + "1" * 64,
+            "serving": {"name": "defects", "threads": 2},
+        },
+        "baseline": {"revision": "bbbbbbbbbb", "artifact": "sha256:" + "2" * 64},
+        "rollout": {"name": "defects-3", "uid": "u3", "step": 1},
+        "soak": {"seconds": 7},
+    }
+    return {
+        "metadata": {"namespace": "factory", "name": name, "generation": generation},
+        "spec": spec | changes,
+    }
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def desired(tmp_path, told):
+    return Desired(tmp_path, on_change=told.append)
+
+
+def test_an_order_is_read_from_the_spec():
+    wanted = read_wanted(node_model())
+
+    assert wanted.key == KEY
+    assert wanted.node_uid == "n1"
+    assert (wanted.order.goal, wanted.order.revision, wanted.order.number) == (
+        Goal.ACTIVE,
+        "aaaaaaaaaa",
+        3,
+    )
+    assert (wanted.order.baseline, wanted.order.rollout) == ("bbbbbbbbbb", "u3")
+    assert (wanted.order.soak_s, wanted.order.threads) == (7, 2)
+
+
+def test_the_serving_name_of_an_order_without_one_is_the_deployments():
+    item = node_model()
+    del item["spec"]["desired"]["serving"]
+
+    assert read_wanted(item).order.serving_name == "defects"
+
+
+def test_a_newer_hubs_unknown_fields_are_ignored():
+    assert read_wanted(node_model(mood="fine")).order is not None
+
+
+def test_a_spec_that_cannot_be_read_is_a_fault_with_its_place():
+    wanted = read_wanted(node_model(sequence="soon"))
+
+    assert wanted.order is None
+    assert wanted.fault.startswith("spec.sequence: ")
+
+
+def test_a_node_model_that_names_no_deployment_concerns_nobody():
+    assert read_wanted(node_model(deployment="")) is None
+    assert read_wanted(node_model(deployment="../../etc")) is None
+
+
+def test_orders_are_there_again_after_a_restart(tmp_path, told, desired):
+    desired.put("factory/defects-1", node_model())
+
+    again = Desired(tmp_path, on_change=told.append)
+    again.load()
+
+    assert again.get(KEY).order == desired.get(KEY).order
+    assert not again.synced
+
+
+def test_what_a_listing_no_longer_has_is_gone_and_told(tmp_path, told, desired):
+    desired.put("factory/defects-1", node_model())
+    told.clear()
+
+    desired.replace({})
+
+    assert desired.synced
+    assert desired.get(KEY) is None
+    assert told == [KEY]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rule_11_a_change_of_status_alone_writes_nothing_to_the_disk(tmp_path, desired):
+    desired.put("factory/defects-1", node_model())
+    before = (tmp_path / "factory.defects.json").stat().st_mtime_ns
+
+    desired.put("factory/defects-1", node_model() | {"status": {"state": "Active"}})
+
+    assert (tmp_path / "factory.defects.json").stat().st_mtime_ns == before
+    assert desired.get(KEY).status == {"state": "Active"}
+
+
+def test_a_report_does_not_hide_an_order_that_came_in_meanwhile(desired):
+    desired.put("factory/defects-1", node_model())
+    old = desired.get(KEY)
+    desired.put("factory/defects-1", node_model(sequence=6, generation=3))
+
+    desired.note_status(old, {"state": "Active"})
+
+    assert desired.get(KEY).order.sequence == 6
+
+
+def test_a_broken_file_is_left_out_and_the_others_are_read(tmp_path, told, desired):
+    desired.put("factory/defects-1", node_model())
+    (tmp_path / "a.b.json").write_text("{")
+    (tmp_path / "a.c.json").write_text(json.dumps({"metadata": {}}))
+
+    again = Desired(tmp_path, on_change=told.append)
+    again.load()
+
+    assert set(again.all()) == {KEY}
+
+
+def test_objects_are_known_by_namespace_and_name():
+    assert object_key(node_model()) == "factory/defects-1"
+    assert object_key({"metadata": {"name": "release"}}) == "release"
+
+
+async def test_who_waits_for_the_hub_is_woken_when_it_is_back():
+    ups = []
+    link = Link(on_up=lambda: ups.append(1))
+    link.mark(up=False)
+    link.mark(up=True)
+
+    await link.wait_restored(60) if not link.up else None
+    assert ups == [1]
+
+    link.mark(up=True)
+    assert ups == [1]
+
+
+async def test_a_lost_link_ends_a_wait_for_it():
+    link = Link()
+    link.mark(up=True)
+    link.mark(up=False)
+
+    await link.wait_lost()
+    assert not link.up
