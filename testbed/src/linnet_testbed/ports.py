@@ -5,6 +5,7 @@ for a moment.
 """
 
 import socket
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,16 @@ def is_free(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
+    return True
+
+
+def _comes_free(port: int, patience: float = 1.0) -> bool:
+    """Tell whether a port is free, or soon: a process that was just killed may hold it yet."""
+    deadline = time.monotonic() + patience
+    while not is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
     return True
 
 
@@ -54,7 +65,7 @@ def assign(
     wanted = list(names)
     for name in wanted:
         port = before.get(name)
-        if port and (keep(name) or (port not in avoid and is_free(port))):
+        if port and (keep(name) or (port not in avoid and _comes_free(port))):
             ports[name] = port
     used = avoid | set(ports.values())
     span = LAST - FIRST

@@ -60,6 +60,7 @@ def test_ports_are_kept_where_they_can_be():
     assert assign(["a", "b", "c"], first, nobody, set(), "seed").items() >= first.items()
 
 
+@pytest.mark.slow
 def test_a_port_that_a_stranger_has_is_given_up_and_one_that_ours_has_is_kept():
     first = assign(["a"], {}, nobody, set(), "seed")
     with socket.create_server(("127.0.0.1", first["a"])):
