@@ -559,8 +559,8 @@ class Testbed:
         names = [f"crd/{d['metadata']['name']}" for d in definitions]
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
         paths = [f"/apis/linnet.dev/v1alpha1/{d['spec']['names']['plural']}" for d in definitions]
-        until(lambda: all(self._lists(path) for path in paths), 30, "each kind can be listed")
-        until(self._is_fenced, 30, "an agent's token that is bound to no node is refused")
+        until(lambda: all(self._lists(path) for path in paths), 60, "each kind can be listed")
+        until(self._is_fenced, 60, "an agent's token that is bound to no node is refused")
         self._say("CRDs, roles and fences are in place")
 
     def _lists(self, path: str) -> bool:
