@@ -130,7 +130,9 @@ class StepStatus(ApiModel):
     ] = 0
     baking_since: Annotated[
         MicroTime | None,
-        Field(description="Since when the bake clock runs on top of bakedSeconds. Absent: it stands still."),
+        Field(
+            description="Since when the bake clock runs on top of bakedSeconds. Absent: it stands still."
+        ),
     ] = None
     verdict: Annotated[Verdict, Field(description="The newest verdict.")] = Verdict.NOT_MEASURED
     message: Annotated[
@@ -160,7 +162,10 @@ class Decision(ApiModel):
     step: Annotated[int, Field(description="The step, from 1.", ge=0, le=20)]
     verdict: Annotated[Verdict, Field(description="What the look said.")]
     action: Annotated[
-        Word, Field(description="What followed: Advance, Promote (a person said so), Rollback, Hold, Ask.")
+        Word,
+        Field(
+            description="What followed: Advance, Promote (a person said so), Rollback, Hold, Ask."
+        ),
     ]
     message: Annotated[Sentence, Field(description="Why, with numbers.")]
     evidence: Annotated[

@@ -134,7 +134,7 @@ class Threshold(ApiModel):
     failure_limit: Annotated[
         int,
         Field(
-            description="How many failures are tolerated in a step, 0 to 1000. Default 0.",
+            description="How many failures in a row are tolerated, 0 to 1000. Default 0.",
             ge=0,
             le=1000,
         ),

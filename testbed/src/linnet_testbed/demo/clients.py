@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import numpy as np
 
 from linnet_testbed.demo import digits
 
 _WRITE_EVERY_S: Final = 0.5
 _READY_EVERY_S: Final = 0.25
-_LABELLED: Final = 2
-"""Every second answer gets its true label."""
+_LABELLED_RATIO: Final = 0.75
+"""The share of answers that get their true label."""
 
 
 @dataclass
@@ -65,16 +66,15 @@ async def _drive(
     while not await _ready(session, url, model):  # noqa: ASYNC110 - the node is another process
         await asyncio.sleep(_READY_EVERY_S)
     loop = asyncio.get_running_loop()
-    size = len(data.live_labels)
-    offset = sum(node.encode()) * 37 % size
+    dice = np.random.default_rng(list(node.encode()))
     next_at = loop.time()
     for number in range(2**62):
-        place = (offset + number * 7) % size
+        place = int(dice.integers(len(data.live_labels)))
         await _ask(
             session,
             f"{url}/v2/models/{model}",
             pixels=data.live_pixels[place].tolist(),
-            label=int(data.live_labels[place]) if number % _LABELLED == 0 else None,
+            label=int(data.live_labels[place]) if dice.random() < _LABELLED_RATIO else None,
             request_id=f"{node}-{number}",
             counts=counts,
         )

@@ -106,6 +106,7 @@ def _train(version: str, digits: Digits) -> list[tuple[Pixels, Pixels]]:
         "2.3": 6,
         "2.4": 7,
         "2.5": 8,
+        "2.6": 9,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
