@@ -403,12 +403,14 @@ class OciClient:
         authorized = False
         for _ in range(_MAX_REDIRECTS + 2):
             sent = dict(headers)
-            if _origin(url) == _origin(base):
+            at_home = _origin(url) == _origin(base)
+            if at_home:
                 sent |= self._authorization(reference)
             request = self._http.build_request("GET", url, headers=sent)
             response = await self._http.send(request, stream=True)
             try:
-                if response.status_code == HTTPStatus.UNAUTHORIZED and not authorized:
+                wants_token = response.status_code == HTTPStatus.UNAUTHORIZED and at_home
+                if wants_token and not authorized:  # a stranger's challenge is not answered
                     authorized = True
                     await self._authorize(reference, base, response.headers)
                 elif response.status_code in _REDIRECTS:

@@ -3,7 +3,8 @@
 - What is there already is not sent again.
 - A registry that keeps referrers says so when a manifest with a subject arrives (``OCI-Subject``);
   for others the tag ``sha256-<hex>`` lists them.
-- A request that failed for a passing reason is tried a few times.
+- A connection that cannot be made is tried again twice; any other failure is told at once, for
+  pushing again costs nothing.
 """
 
 import json
@@ -23,7 +24,7 @@ from linnet_cli.errors import CliError
 from linnet_cli.publish.statement import canonical_json
 
 _CHUNK_BYTES: Final = 1 << 20
-_ATTEMPTS: Final = 4
+_CONNECTION_RETRIES: Final = 2
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -43,7 +44,7 @@ class RegistryWriter:
         self._authorization: dict[str, str] = {}
         self._http = httpx.Client(
             timeout=httpx.Timeout(60.0, connect=10.0),
-            transport=httpx.HTTPTransport(retries=_ATTEMPTS),  # connection attempts only
+            transport=httpx.HTTPTransport(retries=_CONNECTION_RETRIES),
             trust_env=False,
         )
 

@@ -1,0 +1,210 @@
+"""A registry that keeps the protocol as far as publishers and nodes use it, and fails on demand."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from linnet_agent.fetch.oci import OciClient, Retry
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+IMPATIENT = Retry(attempts=4, first_s=0.001, cap_s=0.002, connect_s=2.0, read_s=2.0)
+
+
+def digest_of(content):
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    query: dict
+    headers: dict
+    body: bytes
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    body: bytes = b""
+    headers: dict | None = None
+    cut: int | None = None
+    """Close after so many bytes of the body."""
+    length: bool = True
+
+
+class FakeRegistry:
+    def __init__(self):
+        self.blobs = {}
+        self.manifests = {}
+        self.requests = []
+        self.faults = deque()
+        self.referrers_api = False
+        self.page_size = 100
+        self.ranges = True
+        self.token = None
+        self.url = ""
+
+    async def start(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self):
+        self._server.close()
+        await self._server.wait_closed()
+
+    def fail(self, part, fault, *, times=1):
+        """Answer the next requests whose path contains ``part`` by ``fault(request, answer)``."""
+        self.faults.extend([(part, fault)] * times)
+
+    def asked(self, part):
+        return [request for request in self.requests if part in request.path]
+
+    def put_manifest(self, repository, document, *, tag=None):
+        content = json.dumps(document).encode()
+        for version in (digest_of(content), tag):
+            if version:
+                self.manifests[repository, version] = (document["mediaType"], content)
+        return digest_of(content)
+
+    async def _serve(self, reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            request = await self._read(reader)
+            self.requests.append(request)
+            answer = self._answer(request)
+            for fault in list(self.faults):
+                if fault[0] in request.path:
+                    self.faults.remove(fault)
+                    answer = fault[1](request, answer)
+                    break
+            if answer is not None:
+                await self._write(writer, request, answer)
+        writer.close()
+
+    async def _read(self, reader):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, target, _ = head[0].split(" ")
+        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        raw = dict(line.split(": ", 1) for line in head[1:] if line)
+        if "Authorization" in raw:
+            headers["authorization"] = raw["Authorization"]
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        parts = urlsplit(target)
+        return Request(method, unquote(parts.path), parse_qs(parts.query), headers, body)
+
+    async def _write(self, writer, request, answer):
+        headers = {"Connection": "close", **(answer.headers or {})}
+        if answer.length:
+            headers["Content-Length"] = str(len(answer.body))
+        lines = [f"HTTP/1.1 {answer.status} x", *(f"{k}: {v}" for k, v in headers.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        if request.method != "HEAD":
+            writer.write(answer.body[: answer.cut])
+        await writer.drain()
+
+    def _answer(self, request):
+        if request.path == "/token":
+            return Answer(body=json.dumps({"token": self.token}).encode())
+        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+            challenge = f'Bearer realm="{self.url}/token",service="fake"'
+            return Answer(401, headers={"WWW-Authenticate": challenge})
+        _, _, rest = request.path.partition("/v2/")
+        for kind in ("manifests", "blobs", "referrers"):
+            repository, found, version = rest.partition(f"/{kind}/")
+            if found:
+                return getattr(self, f"_{kind}")(request, repository, version)
+        return Answer(404)
+
+    def _manifests(self, request, repository, version):
+        if request.method == "PUT":
+            kind = request.headers["content-type"]
+            for name in {version, digest_of(request.body)}:
+                self.manifests[repository, name] = (kind, request.body)
+            kept = self.referrers_api and b'"subject"' in request.body
+            return Answer(201, headers={"OCI-Subject": "kept"} if kept else None)
+        if (repository, version) not in self.manifests:
+            return Answer(404)
+        kind, content = self.manifests[repository, version]
+        return Answer(body=content, headers={"Content-Type": kind})
+
+    def _blobs(self, request, repository, version):
+        if request.method == "POST":
+            return Answer(202, headers={"Location": f"/v2/{repository}/blobs/uploads/1?state=x"})
+        if request.method == "PUT":
+            (digest,) = request.query["digest"]
+            if digest != digest_of(request.body):
+                return Answer(400)
+            self.blobs[digest] = request.body
+            return Answer(201)
+        if version not in self.blobs:
+            return Answer(404)
+        content = self.blobs[version]
+        if self.ranges and (wanted := request.headers.get("range")):
+            start, last = (int(end) for end in wanted.removeprefix("bytes=").split("-"))
+            return Answer(
+                206,
+                body=content[start : last + 1],
+                headers={"Content-Range": f"bytes {start}-{last}/{len(content)}"},
+            )
+        return Answer(body=content)
+
+    def _referrers(self, request, repository, version):
+        if not self.referrers_api:
+            return Answer(404)
+        listed = [
+            {
+                "mediaType": kind,
+                "digest": name,
+                "size": len(content),
+                "artifactType": json.loads(content)["artifactType"],
+            }
+            for (place, name), (kind, content) in self.manifests.items()
+            if place == repository
+            and name == digest_of(content)
+            and json.loads(content).get("subject", {}).get("digest") == version
+        ]
+        start = int(request.query.get("from", ["0"])[0])
+        page = listed[start : start + self.page_size]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": page}
+        headers = {"Content-Type": INDEX}
+        if start + self.page_size < len(listed):
+            link = f"/v2/{repository}/referrers/{version}?from={start + self.page_size}"
+            headers["Link"] = f'<{link}>; rel="next"'
+        return Answer(body=json.dumps(index).encode(), headers=headers)
+
+
+@pytest.fixture
+async def registry():
+    fake = FakeRegistry()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+def registry_url(registry):
+    return registry.url
+
+
+@pytest.fixture(scope="session")
+def tls():
+    return ssl.create_default_context()  # reading the roots takes longer than most tests
+
+
+@pytest.fixture
+async def client(registry_url, tls):
+    mirrors = {"registry.testbed": registry_url}
+    async with OciClient(mirrors=mirrors, retry=IMPATIENT, tls=tls) as made:
+        yield made
+
+
+@pytest.fixture
+def answer():
+    return Answer
