@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, world: World) -> int:
             )
             story = tell(records[0])
             ended = outcome(story, goal=args.goal)
-            state = where(story)
+            state = where(story, brief=True)
         except UnreachableError as error:
             ended, state = None, str(error)
         late = world.monotonic() >= give_up_at
@@ -101,13 +101,14 @@ def outcome(story: Story, *, goal: str) -> Outcome | None:
     return None
 
 
-def where(story: Story) -> str:
-    """Return in a line where the deployment is."""
+def where(story: Story, *, brief: bool = False) -> str:
+    """Return in a line where the deployment is; brief without what changes at every look."""
     parts = [story.phase or health_word(story)]
     if story.steps and not story.ended and story.rollout:
         parts.append(f"step {story.step}/{len(story.steps)}")
     if story.waiting:
-        waits = story.waiting.get("message") or story.waiting.get("short") or ""
+        short = str(story.waiting.get("short", ""))
+        waits = short if brief else story.waiting.get("message") or short
         parts.append(f"waits for {story.waiting.get('reason')}: {waits}")
     return f"{story.rollout or story.name}: {', '.join(parts)}"
 
