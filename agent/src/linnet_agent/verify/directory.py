@@ -9,7 +9,9 @@
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ from linnet_agent.verify.paths import names_fault
 _CHUNK_BYTES: Final = 1 << 20
 _BAD_MODE: Final = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
 _MAX_DEPTH: Final = 64
+_HASHERS: Final = 2
 
 
 def hash_directory(root: Path, *, private: bool = True) -> dict[str, str]:
@@ -35,10 +38,18 @@ def hash_directory(root: Path, *, private: bool = True) -> dict[str, str]:
         OSError: It cannot be read.
     """
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    # hashlib and readv drop the GIL: two threads are twice as fast. The slots bound open files.
+    slots = threading.BoundedSemaphore(2 * _HASHERS)
     try:
-        digests = dict(_walk(directory, prefix="", depth=0, private=private))
+        with ThreadPoolExecutor(_HASHERS) as pool:
+            pending = {
+                name: pool.submit(_digest_and_close, file, slots)
+                for name, file in _walk(directory, prefix="", depth=0, private=private)
+                if slots.acquire()
+            }
     finally:
         os.close(directory)
+    digests = {name: future.result() for name, future in pending.items()}
     if (fault := names_fault(digests)) is not None:
         raise ContentRefusedError(fault)
     return digests
@@ -53,7 +64,8 @@ def hash_file(path: Path) -> str:
     """
     directory = os.open(path.parent.resolve(), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return _hash_file(path.name, directory=directory, name=path.name, private=False)
+        file = _open_file(path.name, directory=directory, name=path.name, private=False)
+        return _digest_and_close(file)
     finally:
         os.close(directory)
 
@@ -82,7 +94,7 @@ def difference(files: Mapping[str, str], signed: Mapping[str, str]) -> str | Non
     return None
 
 
-def _walk(directory: int, *, prefix: str, depth: int, private: bool) -> Iterator[tuple[str, str]]:
+def _walk(directory: int, *, prefix: str, depth: int, private: bool) -> Iterator[tuple[str, int]]:
     if depth > _MAX_DEPTH:
         msg = f"directories are nested deeper than {_MAX_DEPTH}"
         raise ContentRefusedError(msg)
@@ -99,31 +111,44 @@ def _walk(directory: int, *, prefix: str, depth: int, private: bool) -> Iterator
             finally:
                 os.close(child)
         elif stat.S_ISREG(found.st_mode):
-            yield name, _hash_file(entry, directory=directory, name=name, private=private)
+            yield name, _open_file(entry, directory=directory, name=name, private=private)
         else:
             msg = f"{name!r} is not a plain file"
             raise ContentRefusedError(msg)
 
 
-def _hash_file(entry: str, *, directory: int, name: str, private: bool) -> str:
+def _open_file(entry: str, *, directory: int, name: str, private: bool) -> int:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with os.fdopen(os.open(entry, flags, dir_fd=directory), "rb", buffering=0) as file:
-        found = os.fstat(file.fileno())  # of the open file: what is checked is what is read
-        if not stat.S_ISREG(found.st_mode):
-            msg = f"{name!r} is not a plain file"
-            raise ContentRefusedError(msg)
-        if private and found.st_nlink != 1:
-            msg = f"{name!r} has {found.st_nlink} links: it can change under another name"
-            raise ContentRefusedError(msg)
-        if private and found.st_mode & _BAD_MODE:
-            msg = f"{name!r} has mode {stat.S_IMODE(found.st_mode):o}"
-            raise ContentRefusedError(msg)
-        return "sha256:" + _digest(file.fileno())
+    file = os.open(entry, flags, dir_fd=directory)
+    try:
+        _require_plain(os.fstat(file), name=name, private=private)
+    except ContentRefusedError:
+        os.close(file)
+        raise
+    return file
 
 
-def _digest(descriptor: int) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
-    while count := os.readv(descriptor, [buffer]):
-        digest.update(buffer[:count])
-    return digest.hexdigest()
+def _require_plain(found: os.stat_result, *, name: str, private: bool) -> None:
+    """Judge the open file: what is checked is what is read."""
+    if not stat.S_ISREG(found.st_mode):
+        msg = f"{name!r} is not a plain file"
+        raise ContentRefusedError(msg)
+    if private and found.st_nlink != 1:
+        msg = f"{name!r} has {found.st_nlink} links: it can change under another name"
+        raise ContentRefusedError(msg)
+    if private and found.st_mode & _BAD_MODE:
+        msg = f"{name!r} has mode {stat.S_IMODE(found.st_mode):o}"
+        raise ContentRefusedError(msg)
+
+
+def _digest_and_close(file: int, slots: threading.BoundedSemaphore | None = None) -> str:
+    try:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        while count := os.readv(file, [buffer]):
+            digest.update(buffer[:count])
+        return "sha256:" + digest.hexdigest()
+    finally:
+        os.close(file)
+        if slots is not None:
+            slots.release()

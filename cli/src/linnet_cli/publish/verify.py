@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from linnet_agent.errors import AgentError
-from linnet_agent.fetch.oci import OciClient
+from linnet_agent.fetch.oci import OciClient, Retry
 from linnet_agent.verify.artifact import Verified, verify_artifact, verify_files
 from linnet_agent.verify.ceiling import Ceiling, load_ceiling, parse_trust_policies
 from linnet_agent.verify.manifest import Artifact
@@ -26,6 +26,9 @@ from linnet_cli.publish.push import add_registry_options, mirrors_of, read_crede
 from linnet_cli.publish.settings import read_clock
 from linnet_cli.publish.sign import bundle_path
 from linnet_cli.publish.statement import hash_model
+
+# Somebody is waiting: a node would be far more patient.
+_IMPATIENT = Retry(attempts=3)
 
 _STEPS: Mapping[NodeReason, str] = {
     NodeReason.UNSIGNED: "finding a signature",
@@ -107,7 +110,9 @@ def _verify_artifact(
     args: argparse.Namespace, policies: Mapping[str, TrustPolicySpec], ceiling: Ceiling | None
 ) -> tuple[Verified, str]:
     async def fetch() -> Artifact:
-        client = OciClient(mirrors=mirrors_of(args), credentials=read_credentials())
+        client = OciClient(
+            mirrors=mirrors_of(args), credentials=read_credentials(), retry=_IMPATIENT
+        )
         async with client:
             return await client.fetch_artifact(args.target, await client.resolve(args.target))
 
@@ -169,4 +174,4 @@ def _camel(key: str) -> str:
 
 
 def _sentence(error: AgentError) -> str:
-    return f"{error.reason}: {error}. {error.remedy}"
+    return f"{error.reason}: {error}"
