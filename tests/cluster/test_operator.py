@@ -188,6 +188,8 @@ class Operator:
             bed.prometheus_url,
             "--metrics",
             f"127.0.0.1:{self.port}",
+            "--resync-s",
+            "2",
             "--log-level",
             "debug",
         ]
@@ -244,17 +246,24 @@ def agents(api):
     played.stop()
 
 
+@pytest.fixture(scope="module")
+def process(bed, agents, tmp_path_factory):  # noqa: ARG001 - the nodes must be there first
+    started = Operator(bed, tmp_path_factory.mktemp("operator") / "log")
+    yield started
+    started.stop()
+
+
 @pytest.fixture
-def operator(bed, agents, tmp_path):  # noqa: ARG001 - the nodes must be there first
-    process = Operator(bed, tmp_path / "operator.log")
-    process.start()
-    yield process
-    process.stop()
+def operator(process):
+    """One operator for all tests; started again where a test has ended it."""
+    if not process.healthy():
+        process.start()
+    return process
 
 
 @pytest.fixture
 def namespace(bed, api, request):
-    name = f"op-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    name = f"op-{hashlib.sha256(f'{os.getpid()} {request.node.name}'.encode()).hexdigest()[:8]}"
     bed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
     for plural in ("modeldeployments", "modelrollouts", "nodemodels", "rolloutpolicies"):
@@ -412,6 +421,16 @@ def test_a_policy_that_cannot_be_used_says_why(bed, api, namespace):
     ready = api.get(path)["status"]["conditions"][0]
     assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "False", "InvalidSpec")
     assert "longer than the shortest bake" in ready["message"]
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_source_that_is_none_is_said(bed, story, namespace):
+    bed.apply([policy(namespace), deployment(namespace, "oci://registry.testbed/models/digits")])
+
+    story.wait_reason("InvalidSpec")
+
+    assert "names no tag" in story.ready()["message"]
+    assert story.node_models() == []
 
 
 @pytest.mark.usefixtures("operator")

@@ -26,6 +26,7 @@ from linnet_api.names import DEPLOYMENT_LABEL, GROUP
 from linnet_api.node_model import NodeModelSpec, NodeModelStatus
 from linnet_api.rollout_policy import RolloutPolicySpec, RolloutPolicyStatus
 from linnet_api.trust_policy import TrustPolicySpec, TrustPolicyStatus
+from linnet_operator.errors import SourceMalformedError
 from linnet_operator.kube import (
     CONTROLLER_REVISIONS,
     MODEL_DEPLOYMENTS,
@@ -39,6 +40,7 @@ from linnet_operator.kube import (
     Resource,
 )
 from linnet_operator.planner.model import RevisionView
+from linnet_operator.sources import pinned_digest
 
 log = logging.getLogger(__name__)
 
@@ -320,8 +322,14 @@ def _parse_host(body: Body) -> HostFacts:
 
 
 def _parse_deployment(body: Body) -> DeploymentFacts:
+    spec = _spec(ModelDeploymentSpec, body)
+    if isinstance(spec, ModelDeploymentSpec):
+        try:
+            pinned_digest(spec.source, spec.digest)
+        except SourceMalformedError as error:
+            spec = Invalid(f"spec.source: {error}. {error.remedy}")
     return DeploymentFacts(
-        spec=_spec(ModelDeploymentSpec, body),
+        spec=spec,
         status=_model(ModelDeploymentStatus, body.get("status")),
         deleting="deletionTimestamp" in body["metadata"],
     )

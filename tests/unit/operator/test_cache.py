@@ -141,6 +141,25 @@ def test_a_spec_that_cannot_be_read_is_kept_as_a_sentence(cache):
     assert "spec.nodes" in spec.message
 
 
+@pytest.mark.parametrize(
+    ("source", "digest"),
+    [
+        pytest.param("oci://r.io/a@sha256:12", None, id="a short digest"),
+        pytest.param("oci://r.io/a", None, id="no tag"),
+        pytest.param(f"oci://r.io/a@{DIGEST}", f"sha256:{'b' * 64}", id="two digests"),
+    ],
+)
+def test_a_source_that_is_none_makes_the_spec_invalid(cache, source, digest):
+    metadata = {"name": "digits", "namespace": "factory", "uid": "u", "resourceVersion": "1"}
+    spec = {"source": source, "digest": digest, "nodes": {"matchLabels": {"a": "b"}}}
+
+    cache.put(MODEL_DEPLOYMENTS, {"metadata": metadata, "spec": spec})
+
+    read = facts_of(cache.all(MODEL_DEPLOYMENTS)[0], DeploymentFacts).spec
+    assert isinstance(read, Invalid)
+    assert read.message.startswith("spec.source: ")
+
+
 def test_an_object_that_cannot_be_read_at_all_is_left_out(cache, caplog):
     cache.put(NODE_MODELS, {**node_model(), "spec": {"sequence": 0}})
 

@@ -1,0 +1,62 @@
+"""Sources are read strictly, and a written digest needs no registry."""
+
+import pytest
+
+from linnet_operator.errors import SourceMalformedError
+from linnet_operator.sources import OciSource, pinned_digest
+
+DIGEST = f"sha256:{'a' * 64}"
+OTHER = f"sha256:{'b' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        pytest.param("oci://r.io/a/b:1.0", ("r.io", "a/b", "1.0"), id="a tag"),
+        pytest.param("oci://r.io:5000/a:1", ("r.io:5000", "a", "1"), id="a port is no tag"),
+        pytest.param(f"oci://r.io/a@{DIGEST}", ("r.io", "a", DIGEST), id="a digest"),
+        pytest.param(f"oci://r.io/a:1@{DIGEST}", ("r.io", "a", DIGEST), id="a digest beats a tag"),
+    ],
+)
+def test_a_source_is_read_in_its_parts(source, parts):
+    read = OciSource.parse(source)
+
+    assert (read.host, read.name, read.reference) == parts
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "oci://r.io/a",
+        "oci://r.io",
+        "oci:///a:1",
+        "oci://r.io/A:1",
+        "oci://r.io/../a:1",
+        "oci://r.io/a:",
+        "oci://r.io/a:1 2",
+        "oci://r.io/a@sha256:12",
+        "https://r.io/a:1",
+    ],
+)
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(SourceMalformedError):
+        OciSource.parse(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "digest", "pinned"),
+    [
+        pytest.param("oci://r.io/a:1", None, None, id="a tag is not pinned"),
+        pytest.param("oci://r.io/a:1", DIGEST, DIGEST, id="spec.digest pins it"),
+        pytest.param(f"oci://r.io/a@{DIGEST}", None, DIGEST, id="the source pins itself"),
+        pytest.param(f"oci://r.io/a@{DIGEST}", DIGEST, DIGEST, id="both agree"),
+        pytest.param("https://x/m.onnx", DIGEST, DIGEST, id="https needs spec.digest"),
+    ],
+)
+def test_a_written_digest_needs_no_registry(source, digest, pinned):
+    assert pinned_digest(source, digest) == pinned
+
+
+def test_two_digests_are_one_too_many():
+    with pytest.raises(SourceMalformedError, match="keep one"):
+        pinned_digest(f"oci://r.io/a@{DIGEST}", OTHER)
