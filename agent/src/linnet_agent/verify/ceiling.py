@@ -16,6 +16,7 @@ import yaml
 from linnet_agent.errors import CeilingError
 from linnet_agent.verify.oms import load_public_key
 from linnet_agent.verify.policy import public_key_pems
+from linnet_agent.verify.strict_json import as_object
 from linnet_api.names import API_VERSION
 from linnet_api.trust_policy import TrustPolicySpec
 
@@ -81,16 +82,16 @@ def parse_trust_policies(text: str) -> dict[str, TrustPolicySpec]:
     return policies
 
 
-def _parse_document(document: object, *, position: int) -> tuple[str, TrustPolicySpec]:
-    if not isinstance(document, dict) or document.get("kind") != "TrustPolicy":
+def _parse_document(value: object, *, position: int) -> tuple[str, TrustPolicySpec]:
+    document = as_object(value) or {}
+    if document.get("kind") != "TrustPolicy":
         msg = f"document {position} is not of kind TrustPolicy"
         raise ValueError(msg)
     if document.get("apiVersion") != API_VERSION:
         msg = f"document {position} is of {document.get('apiVersion')!r}, not {API_VERSION}"
         raise ValueError(msg)
-    metadata = document.get("metadata")
-    name = str(metadata.get("name")) if isinstance(metadata, dict) and metadata.get("name") else ""
-    name = name or f"document {position}"
+    metadata = as_object(document.get("metadata")) or {}
+    name = str(metadata.get("name") or f"document {position}")
     try:
         spec = TrustPolicySpec.model_validate(document.get("spec"), extra="forbid")
     except pydantic.ValidationError as error:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from linnet_agent.errors import DigestMismatchError, UnsupportedArtifactError
 from linnet_agent.verify.paths import names_fault
-from linnet_agent.verify.strict_json import parse_json_object
+from linnet_agent.verify.strict_json import as_list, as_object, parse_json_object
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -104,8 +104,8 @@ def parse_manifest(raw: bytes, *, digest: str) -> Manifest:
         msg = f"the manifest {digest} is not readable: {error}"
         raise UnsupportedArtifactError(msg) from error
     _require_model(document, digest=digest)
-    layers = document.get("layers")
-    if not isinstance(layers, list):
+    layers = as_list(document.get("layers"))
+    if layers is None:
         msg = f"the manifest {digest} has no list of layers"
         raise UnsupportedArtifactError(msg)
     parsed = tuple(_parse_layer(layer, digest=digest) for layer in layers)
@@ -116,9 +116,8 @@ def parse_manifest(raw: bytes, *, digest: str) -> Manifest:
 
 
 def _require_model(document: Mapping[str, Any], *, digest: str) -> None:
-    config = document.get("config")
-    config_type = config.get("mediaType") if isinstance(config, dict) else None
-    kind = document.get("artifactType") or config_type
+    config = as_object(document.get("config")) or {}
+    kind = document.get("artifactType") or config.get("mediaType")
     if document.get("mediaType", MANIFEST_TYPE) != MANIFEST_TYPE or kind not in {
         ARTIFACT_TYPE,
         CONFIG_TYPE,
@@ -127,25 +126,23 @@ def _require_model(document: Mapping[str, Any], *, digest: str) -> None:
         raise UnsupportedArtifactError(msg)
 
 
-def _parse_layer(layer: object, *, digest: str) -> Layer:
-    if isinstance(layer, dict):
-        media_type = layer.get("mediaType")
-        annotations = layer.get("annotations")
-        name = annotations.get(FILEPATH_ANNOTATION) if isinstance(annotations, dict) else None
-        blob, size = layer.get("digest"), layer.get("size")
-        if (
-            isinstance(media_type, str)
-            and _LAYER_TYPES.fullmatch(media_type)
-            and isinstance(name, str)
-            and isinstance(blob, str)
-            and is_digest(blob)
-            and isinstance(size, int)
-            and not isinstance(size, bool)
-            and 0 <= size <= 1 << 50
-        ):
-            return Layer(name=name, digest=blob, size_bytes=size)
+def _parse_layer(value: object, *, digest: str) -> Layer:
+    layer = as_object(value) or {}
+    name = (as_object(layer.get("annotations")) or {}).get(FILEPATH_ANNOTATION)
+    media_type, blob, size = layer.get("mediaType"), layer.get("digest"), layer.get("size")
+    if (
+        isinstance(media_type, str)
+        and _LAYER_TYPES.fullmatch(media_type)
+        and isinstance(name, str)
+        and isinstance(blob, str)
+        and is_digest(blob)
+        and isinstance(size, int)
+        and not isinstance(size, bool)
+        and 0 <= size <= 1 << 50
+    ):
+        return Layer(name=name, digest=blob, size_bytes=size)
     msg = (
         f"the manifest {digest} has a layer that is not one raw file with a path, a sha256 digest "
-        f"and a size: {str(layer)[:200]}"
+        f"and a size: {str(value)[:200]}"
     )
     raise UnsupportedArtifactError(msg)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from linnet_agent.errors import MalformedBundleError
 from linnet_agent.verify.manifest import BUNDLE_TYPE
 from linnet_agent.verify.paths import names_fault
-from linnet_agent.verify.strict_json import parse_json_object
+from linnet_agent.verify.strict_json import as_list, as_object, parse_json_object
 from linnet_api.names import COUNTER_ANNOTATION
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -132,11 +132,11 @@ def parse_bundle(raw: bytes) -> Bundle:
     envelope = _object(document, "dsseEnvelope")
     if envelope.get("payloadType") != PAYLOAD_TYPE:
         _refuse(f"its payloadType is {envelope.get('payloadType')!r}, not {PAYLOAD_TYPE}")
-    signatures = envelope.get("signatures")
-    if not isinstance(signatures, list) or len(signatures) != 1:
+    signatures = as_list(envelope.get("signatures"))
+    if signatures is None or len(signatures) != 1:
         _refuse("it does not have exactly one signature")
-    signature = signatures[0]
-    if not isinstance(signature, dict):
+    signature = as_object(signatures[0])
+    if signature is None:
         _refuse("its signature is not an object")
     return Bundle(
         payload=_base64(envelope.get("payload"), what="payload"),
@@ -186,8 +186,8 @@ def _parse_object(raw: bytes, *, what: str) -> dict[str, Any]:
 
 
 def _object(parent: Mapping[str, Any], field: str) -> dict[str, Any]:
-    value = parent.get(field)
-    if not isinstance(value, dict):
+    value = as_object(parent.get(field))
+    if value is None:
         _refuse(f"it has no object {field!r}")
     return value
 
@@ -206,8 +206,8 @@ def _base64(text: object, *, what: str) -> bytes:
 
 
 def _key_hint(material: Mapping[str, Any]) -> str | None:
-    public_key = material.get("publicKey")
-    if not isinstance(public_key, dict):
+    public_key = as_object(material.get("publicKey"))
+    if public_key is None:
         _refuse("it is not signed with a key: only the key method is supported yet")
     hint = public_key.get("hint")
     return hint if isinstance(hint, str) and len(hint) <= 256 else None
@@ -222,12 +222,13 @@ def _require_plain_serialization(how: Mapping[str, Any]) -> None:
         _refuse("it was signed with symbolic links followed")
 
 
-def _files(resources: object) -> dict[str, str]:
-    if not isinstance(resources, list):
+def _files(value: object) -> dict[str, str]:
+    resources = as_list(value)
+    if resources is None:
         _refuse("it has no list of resources")
     files: dict[str, str] = {}
-    for resource in resources:
-        name = resource.get("name") if isinstance(resource, dict) else None
+    for resource in (as_object(one) or {} for one in resources):
+        name = resource.get("name")
         if not isinstance(name, str) or name in files:
             _refuse(f"it has a resource without a name, or twice: {str(name)[:200]!r}")
         digest = resource.get("digest")
@@ -243,10 +244,11 @@ def _files(resources: object) -> dict[str, str]:
     return files
 
 
-def _subject(subjects: object) -> dict[str, Any]:
-    if not isinstance(subjects, list) or len(subjects) != 1 or not isinstance(subjects[0], dict):
+def _subject(value: object) -> dict[str, Any]:
+    subjects = as_list(value) or []
+    subject = as_object(subjects[0]) if len(subjects) == 1 else None
+    if subject is None:
         _refuse("it does not have exactly one subject")
-    subject: dict[str, Any] = subjects[0]
     return subject
 
 
@@ -256,10 +258,11 @@ def _model_name(name: object) -> str:
     return name
 
 
-def _counter(annotations: object) -> int | None:
-    if annotations is None:
+def _counter(value: object) -> int | None:
+    if value is None:
         return None
-    text = annotations.get(COUNTER_ANNOTATION) if isinstance(annotations, dict) else ""
+    annotations = as_object(value)
+    text = "" if annotations is None else annotations.get(COUNTER_ANNOTATION)
     if text is None:
         return None
     if not isinstance(text, str) or not _COUNTER.fullmatch(text) or int(text) > _MAX_COUNTER:

@@ -5,7 +5,7 @@
 """
 
 import json
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 MAX_DEPTH: Final = 32
 
@@ -31,10 +31,21 @@ def parse_json_object(raw: bytes, *, max_bytes: int) -> dict[str, Any]:
     if deep:
         msg = f"nested deeper than {MAX_DEPTH}"
         raise ValueError(msg)
-    if not isinstance(document, dict):
+    found = as_object(document)
+    if found is None:
         msg = "not a JSON object"
-        raise ValueError(msg)  # noqa: TRY004 - one error type for every fault of the document
-    return document
+        raise ValueError(msg)
+    return found
+
+
+def as_object(value: object) -> dict[str, Any] | None:
+    """Return ``value`` where it is a JSON object, else None."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def as_list(value: object) -> list[Any] | None:
+    """Return ``value`` where it is a JSON list, else None."""
+    return cast("Any", value) if isinstance(value, list) else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,7 +70,7 @@ def _deeper_than(document: object, limit: int) -> bool:
     return True
 
 
-def _children(parent: object) -> list[object]:
-    if isinstance(parent, dict):
-        return list(parent.values())
-    return parent if isinstance(parent, list) else []
+def _children(parent: object) -> list[Any]:
+    if (members := as_object(parent)) is not None:
+        return list(members.values())
+    return as_list(parent) or []
