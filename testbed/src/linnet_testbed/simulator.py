@@ -138,7 +138,7 @@ class FleetSimulator:
         nodes: int,
         policy: RolloutPolicySpec,
         source: str = "oci://r.test/m/digits:1",
-        on_order: Callable[["FleetSimulator", Order], None] | None = None,
+        on_write: Callable[["FleetSimulator", Write], None] | None = None,
     ) -> None:
         """Make a fleet at rest, with nothing deployed yet."""
         self.random = random.Random(seed)  # noqa: S311 - a simulation, not a secret
@@ -173,7 +173,7 @@ class FleetSimulator:
         self.log: list[str] = []
         self.counts: Counter[str] = Counter()
         self.plan_seconds: list[float] = []
-        self.on_order = on_order
+        self.on_write = on_write
         self.last: Plan | None = None
         self._evidence: Evidence | None = None
         self._resolved: Resolved | ResolveFailure | None = None
@@ -375,6 +375,8 @@ class FleetSimulator:
 
     def _carry_out(self, write: Write) -> None:
         self.counts[type(write).__name__] += 1
+        if self.on_write is not None:
+            self.on_write(self, write)
         match write:
             case RecordRevision():
                 self.revisions[write.revision.revision] = write.revision
@@ -417,8 +419,6 @@ class FleetSimulator:
         before = self.orders.get(write.node)
         if before is not None and write.spec.sequence <= before.sequence:
             raise RuleBrokenError(f"rule 7: the sequence of {write.node} did not rise")
-        if self.on_order is not None:
-            self.on_order(self, write)
         self.orders[write.node] = write.spec
         if write.node in self.nodes:
             self._hear(self.nodes[write.node])
@@ -516,7 +516,10 @@ class FleetSimulator:
             return
         assert desired.revision is not None
         if node.current is not None and node.current.revision == desired.revision:
-            self._set(node, NodeState.ACTIVE, NodeReason.ACTIVE)
+            if node.current.soaked:
+                self._set(node, NodeState.ACTIVE, NodeReason.ACTIVE)
+            else:
+                self._soak(node)
             return
         if desired.artifact in self.refused:
             self._later(node, 0.3, lambda: self._refuse(node))
@@ -560,11 +563,15 @@ class FleetSimulator:
             model_digest=desired.artifact,
             activated_at=self.now.replace(microsecond=0),
         )
-        if desired.artifact in self.deadly:
-            self._set(node, NodeState.SOAKING, NodeReason.WORKING)
-            self.after(timedelta(seconds=1), lambda: self.cut(node.name))
-            return
+        self._soak(node)
+
+    def _soak(self, node: VirtualNode) -> None:
+        assert node.order is not None
         self._set(node, NodeState.SOAKING, NodeReason.WORKING)
+        if node.order.desired.artifact in self.deadly:
+            self._later(node, 1.0, lambda: self.cut(node.name))
+            self._later(node, 60.0, lambda: self._revert(node))
+            return
         self._later(node, float(node.order.soak.seconds), lambda: self._commit(node))
 
     def _commit(self, node: VirtualNode) -> None:
@@ -572,6 +579,10 @@ class FleetSimulator:
         node.current = node.current.model_copy(update={"soaked": True})
         self._set(node, NodeState.ACTIVE, NodeReason.ACTIVE)
         self._collect(node)
+
+    def _revert(self, node: VirtualNode) -> None:
+        node.current, node.previous = node.previous, None
+        self._set(node, NodeState.REVERTED, NodeReason.SOAK_FAILED, "the node did not stay up")
 
     def _later(self, node: VirtualNode, seconds: float, do: Callable[[], None]) -> None:
         epoch = node.epoch

@@ -7,6 +7,7 @@
   baseline is cleared (rule 3).
 - A sequence never falls, neither below the last order nor below what the node has seen (rule 7).
 - A node that is deselected, or that cannot run the model, keeps what it has.
+- Nobody is told to unload anything but a candidate that was bad, where there was nothing before.
 """
 
 from collections.abc import Iterable, Sequence
@@ -218,10 +219,22 @@ def _taken_back(
     for node in nodes:
         if stable is None:
             if bad is not None and is_ordered(node, bad.revision):
-                orders.append(desk.unload(node))
+                _append(orders, _without_stable(desk, node, bad))
         elif not is_ordered(node, stable.revision) and _came_from(node, stable, bad):
             _append(orders, desk.activate(node, stable, over=None))
     return orders
+
+
+def _without_stable(desk: Desk, node: NodeView, bad: RevisionRef) -> Order | None:
+    """Return the way back where no revision is stable: to what the node had, else to nothing."""
+    report = node.report
+    slots = (report.current, report.previous) if report is not None else ()
+    had = next((slot for slot in slots if slot is not None and slot.revision != bad.revision), None)
+    if had is None:
+        return desk.unload(node)
+    number = next((r.number for r in desk.revisions if r.revision == had.revision), 1)
+    to = RevisionRef(revision=had.revision, digest=had.artifact, number=number)
+    return desk.activate(node, to, over=None)
 
 
 def _came_from(node: NodeView, stable: RevisionRef, bad: RevisionRef | None) -> bool:

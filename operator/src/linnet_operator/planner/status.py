@@ -189,12 +189,29 @@ def _activating(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
             f"{begin}; {left.unavailable} nodes are out of service and {left.limit} may be, so "
             f"{len(unordered)} wait{trouble}",
         )
-    lost = [node for node in asked if not node.connected(turn.now)]
-    gone = f"; not connected: {names(lost)}" if lost else ""
     reason = (
         WaitReason.FINISHING if status.phase is RolloutPhase.FINISHING else WaitReason.ACTIVATING
     )
-    return _wait(reason, short, f"{begin}{gone}{trouble}")
+    return _wait(reason, short, f"{begin}{_missing(asked, done, now=turn.now)}{trouble}")
+
+
+def _missing(asked: Sequence[NodeView], done: Sequence[NodeView], *, now: datetime) -> str:
+    """Return which nodes are waited for, three at most, and where they are."""
+    there = {node.name for node in done}
+    missing = [node for node in asked if node.name not in there]
+    if not missing:
+        return ""
+    shown = ", ".join(f"{node.name} ({_place(node, now)})" for node in missing[:3])
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"; waits for {shown}{more}"
+
+
+def _place(node: NodeView, now: datetime) -> str:
+    if not node.connected(now):
+        return "not connected"
+    if node.report is None or node.report.state is None:
+        return "not asked yet" if node.order is None else "asked"
+    return node.report.state.value
 
 
 def _trouble(turn: Turn, nodes: Sequence[NodeView]) -> str:
