@@ -44,9 +44,20 @@ def json_response(
     return Response(status, orjson.dumps(document), (JSON, *headers))
 
 
-def error_response(error: ServerError, **facts: Any) -> Response:  # noqa: ANN401 - JSON
-    """Return ``error`` as an answer; ``facts`` stand beside the sentence."""
-    headers: list[Header] = []
+def error_response(
+    error: ServerError,
+    *,
+    traced: Iterable[Header] = (),
+    **facts: Any,  # noqa: ANN401 - JSON
+) -> Response:
+    """Return ``error`` as an answer.
+
+    Args:
+        error: What went wrong.
+        traced: Headers that name the revision which was asked: a failure is traceable too.
+        facts: What stands beside the sentence.
+    """
+    headers = list(traced)
     if error.retry_after_s:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if isinstance(error, TooLargeError):

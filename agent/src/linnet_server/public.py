@@ -151,9 +151,9 @@ class PublicApp:
         try:
             response = await self._answer(loaded, scope, body)
             outcome = Outcome.SUCCESS
-        except ClientError:
-            outcome = Outcome.REJECTED
-            raise
+        except ServerError as error:
+            outcome = Outcome.REJECTED if isinstance(error, ClientError) else Outcome.FAILURE
+            response = error_response(error, traced=loaded.headers)
         except asyncio.CancelledError:
             outcome = None  # the server stops, and nobody gets an answer
             raise

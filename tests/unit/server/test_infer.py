@@ -151,6 +151,7 @@ async def test_what_the_runtime_raises_is_the_models_fault(node, models, open_be
 
         assert answer.status_code == 500
         assert "out of data bounds" in answer.json()["error"]
+        assert answer.headers["linnet-revision"] == "r1", "a failure is traceable too"
         assert await bench.outcomes() == {"success": 1, "failure": 1, "rejected": 0}
         model = (await bench.agent.get("/control/models")).json()["models"][0]
         assert (model["requests"], model["failures"]) == (2, 1)
