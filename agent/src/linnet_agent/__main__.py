@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="registry_mirrors",
         help="ask URL instead of the registry HOST; may be repeated",
     )
+    add("--registry-config", metavar="FILE", help="a Docker config.json with credentials")
     add("--print-config", action="store_true", help="print the effective settings and exit")
     return parser
 

@@ -608,8 +608,7 @@ class Worker:
         before = self._progress[0] if self._progress else 0
         self._parts.metrics.fetched_bytes.inc(max(0, done_bytes - before))
         self._progress = (done_bytes, total_bytes)
-        if self.journal.reason is NodeReason.REGISTRY_UNAVAILABLE:
-            self.journal = table.recover(self.journal)
+        self.journal = table.recover(self.journal)
         self._reporter.mark(self.key)
 
     async def _self_test(self, revision: str) -> None:

@@ -22,6 +22,7 @@ from prometheus_client import start_http_server
 from linnet_agent.activate import Parts, ServerMonitor, Worker, WorkerView
 from linnet_agent.durable import make_directory
 from linnet_agent.errors import HubRefusedError, HubUnavailableError
+from linnet_agent.fetch.credentials import load_docker_config
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.heartbeat import Heartbeat
 from linnet_agent.hub import Hub, Object, TokenFile
@@ -100,7 +101,13 @@ class Agent:
             settings.root / "trust", ceiling_file=settings.ceiling, on_change=self._wake_all
         )
         self._monitor = ServerMonitor(ServerClient(settings.socket), on_change=self._wake_all)
-        self._oci = OciClient(mirrors=settings.registry_mirrors, jitter=jitter)
+        self._oci = OciClient(
+            mirrors=settings.registry_mirrors,
+            credentials=load_docker_config(settings.registry_config)
+            if settings.registry_config
+            else {},
+            jitter=jitter,
+        )
         self._reporter = StatusReporter(
             self._hub,
             self._desired,

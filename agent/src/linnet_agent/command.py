@@ -44,7 +44,7 @@ def run(
     configure_logging()
     try:
         asyncio.run(run_agent(settings, clock=clock, jitter=jitter, checkpoint=checkpoint))
-    except (AlreadyRunningError, OSError) as error:
+    except (AlreadyRunningError, OSError, ValueError) as error:
         sys.stderr.write(f"linnet-agent: {error}\n")
         return 1
     return 0

@@ -79,6 +79,11 @@ class Settings(pydantic.BaseModel):
         default={}, description="Registry host to the address that is asked instead."
     )
 
+    registry_config: Path | None = pydantic.Field(
+        default=None,
+        description="A Docker config.json with the node's registry credentials; none: anonymous.",
+    )
+
     @property
     def socket(self) -> Path:
         """The server's control socket."""

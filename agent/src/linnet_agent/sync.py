@@ -114,7 +114,12 @@ async def follow(
         except WatchExpiredError:
             continue
         except HubUnavailableError as error:
-            log.info("sync.broken", extra={"path": path, "cause": str(error)})
+            # Once an outage, not once a try: an agent may be alone for weeks.
+            log.log(
+                logging.DEBUG if tries else logging.INFO,
+                "sync.broken",
+                extra={"path": path, "cause": str(error)},
+            )
         except HubRefusedError as error:
             log.error("sync.refused", extra={"path": path, "cause": str(error)})  # noqa: TRY400 - expected
         wait_s = min(max_wait_s, 0.25 * 2 ** min(tries, 10)) * (0.5 + jitter() / 2)
