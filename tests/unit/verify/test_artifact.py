@@ -223,3 +223,26 @@ def test_a_manifest_is_known_by_its_bytes(workshop):
 
     with pytest.raises(DigestMismatchError):
         parse_manifest(raw + b" ", digest=workshop.digest(raw))
+
+
+def test_a_manifest_that_is_no_json_is_unsupported(workshop):
+    with pytest.raises(UnsupportedArtifactError, match="not readable"):
+        parse_manifest(b"<html>", digest=workshop.digest(b"<html>"))
+
+
+def test_a_key_that_cannot_be_read_never_counts_and_is_named(workshop):
+    broken = workshop.release.public.replace("M", "!")
+    policy = workshop.policy(workshop.release)
+    (authority,) = policy.authorities
+    key = authority.key.model_copy(update={"public_key_pem": broken})
+    other = authority.model_copy(update={"name": "broken", "key": key})
+    both = policy.model_copy(update={"authorities": (authority, other)})
+    wanting_two = both.model_copy(
+        update={"require": policy.require.model_copy(update={"threshold": 2})}
+    )
+    artifact = workshop.artifact(workshop.release.bundle(workshop.statement()))
+
+    assert workshop.judge(artifact, both).decision.allowed
+    refused = workshop.judge(artifact, wanting_two).decision
+    assert refused.reason is NodeReason.UNTRUSTED_KEY
+    assert "cannot be read: broken" in refused.message

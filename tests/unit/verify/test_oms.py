@@ -192,8 +192,10 @@ def test_a_statement_of_another_form_is_malformed(workshop, path, value):
         parse_statement(canonical_json(_edit(document, path, value)))
 
 
-def test_a_statement_without_a_counter_has_none(workshop):
-    document = _edit(json.loads(workshop.statement()), ["subject", 0, "annotations"], None)
+@pytest.mark.parametrize("annotations", [None, {}], ids=str)
+def test_a_statement_without_a_counter_has_none(workshop, annotations):
+    path = ["subject", 0, "annotations"]
+    document = _edit(json.loads(workshop.statement()), path, annotations)
 
     assert parse_statement(canonical_json(document)).counter is None
 
