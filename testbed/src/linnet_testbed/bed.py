@@ -242,6 +242,7 @@ class Testbed:
         )
         argv += ["--prometheus", f"http://127.0.0.1:{self.state.ports['operator.prometheus']}"]
         argv += ["--metrics", f"127.0.0.1:{self.state.ports['operator']}"]
+        argv += ["--lease-poll-s", "2", "--soak-s", "2"]  # a bed lives minutes, not months
         environment = {"LINNET_REGISTRY_MIRRORS": self.env["LINNET_REGISTRY_MIRRORS"]}
         port = self.state.ports["operator"]
         return Process("operator", self.directory, argv, port, environment, grace=10)
