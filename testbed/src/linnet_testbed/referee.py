@@ -1,6 +1,7 @@
 """The rules of the design's section 2 that concern the planner, checked on a simulated fleet.
 
-- It computes everything anew, in its own words, from the objects: it shares no code with the planner.
+- It computes everything anew, in its own words, from the objects; it shares no code with the
+  planner.
 - `on_write` is asked before each write, `check` after each event, `check_rest` when all is quiet.
 """
 
@@ -248,7 +249,7 @@ class Referee:
         _must(fleet.make_plan() == fleet.make_plan(), "rule 15: two plans from one input")
 
     def check_rest(self, fleet: FleetSimulator) -> None:
-        """Raise where a quiet fleet is not where it belongs, or goes on writing (rules 6, 9, 11)."""
+        """Raise where a quiet fleet is not where it belongs, or goes on writing (rules 6, 11)."""
         rollout = fleet.rollout
         if rollout is not None and rollout.status.phase in _BAD_ENDS:
             for node in fleet.nodes.values():

@@ -60,6 +60,11 @@ Metrics = Literal["honest", "absent", "nan", "partial", "lying", "trouble"]
 no node reports."""
 
 
+def dice(seed: int) -> random.Random:
+    """Return the source of everything random in one run."""
+    return random.Random(seed)  # noqa: S311 - a simulation, not a secret
+
+
 def digest_of(source: str) -> str:
     """Return the digest that the virtual registry has for ``source``."""
     return f"sha256:{sha256(source.encode()).hexdigest()}"
@@ -141,7 +146,7 @@ class FleetSimulator:
         on_write: Callable[["FleetSimulator", Write], None] | None = None,
     ) -> None:
         """Make a fleet at rest, with nothing deployed yet."""
-        self.random = random.Random(seed)  # noqa: S311 - a simulation, not a secret
+        self.random = dice(seed)
         self.seed = seed
         self.now = START
         self.policy: RolloutPolicySpec | PolicyMissing = policy
