@@ -10,8 +10,8 @@
 - An order with a lower sequence than one already taken up is not taken up (rule 7).
 - A revision that failed on this node is not tried again until an order of another rollout asks for
   it.
-- What was committed before is a legal target and needs no network, no self-test and no second soak
-  (rule 3).
+- What was committed before and is on disk is a legal target; it needs no network, no self-test and
+  no second soak (rule 3).
 - State names are frozen: they stand in files on disks. One that is not known is begun again from
   Pending.
 - The journal is never ahead of the disk: a result is noted after it is durable.
@@ -265,7 +265,9 @@ def accept(journal: Journal, order: Order) -> Journal:
     before = journal.order
     new_attempt = before is None or before.rollout != order.rollout
     if order.same_target(before) and not (new_attempt and journal.state in _ENDED_BADLY):
-        return taken
+        # A rollout that has ended takes its baseline with it, and the floor may rise past that.
+        settled = journal.state is NodeState.ACTIVE
+        return replace(taken, floor=_raise_floor(taken)) if settled else taken
     failures = tuple(
         f for f in journal.failures if f.revision != order.revision or f.rollout == order.rollout
     )
@@ -292,6 +294,16 @@ def resume(journal: Journal) -> Journal:
     return replace(journal, state=state, resumes=journal.resumes + counted)
 
 
+def is_legal_anyway(journal: Journal, revision: str, reason: NodeReason) -> bool:
+    """Tell whether a revision may be gone back to although today's trust says ``reason``.
+
+    What this node has committed to and still has is always a legal target (rule 3): neither a
+    floor that rose nor a key that was rotated may strand it on a candidate that is bad. What was
+    revoked by name is not.
+    """
+    return _is_home(journal, revision) and reason is not NodeReason.REVOKED
+
+
 # --- what is next ---------------------------------------------------------------------------------
 
 
@@ -313,14 +325,14 @@ def next_action(journal: Journal, facts: Facts) -> Action:
         return _mend(journal, facts)
     if journal.state is NodeState.REFUSED and not _trust_has_changed(journal, facts):
         return _mend(journal, facts)
-    if journal.resumes > MAX_RESUMES and not _is_home(journal, order, order.revision):
+    if journal.resumes > MAX_RESUMES and not _is_home(journal, order.revision):
         return Action(
             Step.GIVE_UP,
             order.revision,
             reason=NodeReason.LOOP_BREAKER,
             message=f"the agent was ended {journal.resumes} times while it activated this revision",
         )
-    return _prepare(journal, order, order.revision, facts) or (
+    return _prepare(journal, order.revision, facts) or (
         _rest_staged(journal, facts)
         if order.goal is Goal.STAGED
         else _activate(journal, order, order.revision, facts)
@@ -342,19 +354,17 @@ def keep_revisions(journal: Journal, facts: Facts) -> frozenset[str]:
     return frozenset(revision for revision in kept if revision is not None)
 
 
-def _prepare(journal: Journal, order: Order, revision: str, facts: Facts) -> Action | None:
+def _prepare(journal: Journal, revision: str, facts: Facts) -> Action | None:
     """Return the step that is missing until the revision is on disk, allowed and tested."""
     known = journal.known.get(revision)
     if known is None or revision not in facts.complete:
         step = Step.FETCH if facts.allowed == revision else Step.VERIFY
         return Action(step, revision)
-    if facts.current == revision or _is_home(journal, order, revision):
+    if facts.current == revision:
         return None
     if known.policy_hash != facts.policy_hash:
-        return Action(Step.VERIFY, revision)
-    if not known.tested:
-        return Action(Step.SELF_TEST, revision)
-    return None
+        return Action(Step.VERIFY, revision)  # from what is kept beside it: no network
+    return None if known.tested else Action(Step.SELF_TEST, revision)
 
 
 def _rest_staged(journal: Journal, facts: Facts) -> Action:
@@ -407,7 +417,7 @@ def _soak(journal: Journal, order: Order, revision: str, facts: Facts) -> Action
         if journal.reason is NodeReason.ACTIVE:
             return _mend(journal, facts)
         return Action(Step.SETTLE, state=NodeState.ACTIVE, reason=NodeReason.ACTIVE)
-    if _is_home(journal, order, revision):
+    if _is_home(journal, revision):
         return Action(Step.COMMIT, revision)
     if journal.state is not NodeState.SOAKING or not _soaks_since(journal, revision, facts.now):
         return Action(Step.SOAK, revision)
@@ -499,12 +509,13 @@ def _is_midway(journal: Journal, order: Order, facts: Facts) -> bool:
     return facts.current is not None and facts.current == order.revision != journal.committed
 
 
-def _is_home(journal: Journal, order: Order, revision: str) -> bool:
-    """Tell whether the revision was committed here and may be gone back to as it is (rule 3)."""
+def _is_home(journal: Journal, revision: str) -> bool:
+    """Tell whether the revision was committed here, so that it may be gone back to (rule 3).
+
+    Only what is still on the disk counts: what was evicted and is fetched again is new.
+    """
     known = journal.known.get(revision)
-    if known is None or not known.committed:
-        return False
-    return revision in (journal.committed, order.baseline)
+    return known is not None and known.committed
 
 
 def _trust_has_changed(journal: Journal, facts: Facts) -> bool:

@@ -145,6 +145,8 @@ class Node:
 
     def _do_verify(self, action, facts):
         reason = self.refuses.get(action.revision)
+        if reason is not None and table.is_legal_anyway(self.journal, action.revision, reason):
+            reason = None
         judged = Judged(
             revision=action.revision,
             allowed=reason is None,
@@ -281,18 +283,45 @@ def test_rule_3_the_baseline_stays_on_disk_until_the_order_has_none():
     assert node.complete == {"r2", "r3"}
 
 
-def test_rule_3_a_rollback_is_legal_below_the_floor_and_while_the_registry_is_gone():
+@pytest.mark.parametrize("baseline", ["r1", None])
+def test_rule_3_a_rollback_is_legal_below_the_floor_and_needs_no_network(baseline):
     node = active_node("r1")
     node.counters = {"r2": 2}
     node.run_through(order("r2", sequence=2, baseline="r1"))
-    node.away = {Step.VERIFY, Step.FETCH}
+    node.broken = {(Step.FETCH, "r1"): NodeReason.SOURCE_NOT_FOUND}
     node.refuses = {"r1": NodeReason.COUNTER_TOO_LOW}
     node.trust = "t2"
+    at = node.now
 
-    node.run_through(order("r1", sequence=3, baseline="r1"))
+    node.run_through(order("r1", sequence=3, baseline=baseline))
 
     assert node.journal.state is NodeState.ACTIVE
     assert node.active == "r1"
+    assert node.now == at
+
+
+def test_a_rollback_to_what_was_revoked_by_name_is_refused_and_what_serves_serves_on():
+    node = active_node("r1")
+    node.run_through(order("r2", sequence=2, baseline="r1"))
+    node.trust, node.refuses = "t2", {"r1": NodeReason.REVOKED}
+
+    node.run_through(order("r1", sequence=3))
+
+    assert node.journal.state is NodeState.REFUSED
+    assert node.active == "r2"
+
+
+def test_what_was_committed_evicted_and_fetched_again_soaks_again():
+    node = active_node("r1")
+    for sequence, revision in enumerate(["r2", "r3"], 2):
+        node.run_through(order(revision, sequence=sequence))
+        node.evict()
+    assert "r1" not in node.complete
+    node.steps.clear()
+
+    node.run_through(order("r1", sequence=4))
+
+    assert {Step.FETCH, Step.SELF_TEST, Step.SOAK} <= set(node.names())
 
 
 def test_staged_is_on_disk_verified_and_tested_and_serves_nothing():
@@ -693,7 +722,10 @@ def test_the_floor_rises_only_past_the_oldest_of_current_and_baseline():
     node.run_through(order("r2", sequence=2, baseline="r1"))
     assert node.journal.floor == 10
 
-    node.run_through(order("r3", sequence=3))
+    node.run_through(order("r2", sequence=3))
+    assert node.journal.floor == 11
+
+    node.run_through(order("r3", sequence=4))
     assert node.journal.floor == 12
 
 
