@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from linnet_api.model_deployment import ModelDeploymentSpec, ModelDeploymentStatus
 from linnet_api.model_host import ModelHostStatus
@@ -293,7 +293,7 @@ def _one_of(
     )
 
 
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - a default is any JSON
+def _without_nulls(value: JsonValue) -> JsonValue:
     """Return ``value`` without members that are null: the API server takes null for no type."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
@@ -334,8 +334,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "'" if text.lower() in {"y", "n"} else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    node = dumper.represent_str(text)
+    if text.lower() in {"y", "n"}:
+        node.style = "'"
+    return node
 
 
 _Dumper.add_representer(str, _write_text)
@@ -349,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--directory", type=Path, default=Path("crds"), help="default: crds")
     options = parser.parse_args(arguments)
-    stale = []
+    stale: list[str] = []
     for kind in KINDS:
         path = options.directory / f"{kind.plural}.yaml"
         text = render(kind)

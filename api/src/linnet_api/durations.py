@@ -40,7 +40,8 @@ def format_duration(value: timedelta) -> str:
         return "0s"
     if value < timedelta(seconds=1):
         return "0s" if not value else f"{int(value / timedelta(milliseconds=1))}ms"
-    left, words = total_s, []
+    words: list[str] = []
+    left = total_s
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count:
