@@ -300,7 +300,7 @@ def _evidence_without_any_one(inputs: StepInputs, metrics: Sequence[MetricAssess
     nodes = sorted({row.node for metric in metrics for row in metric.look.candidates})
     if len(nodes) < _LEAVE_ONE_OUT_FROM:
         return combine([metric.look.log_e for metric in metrics])
-    remaining = []
+    remaining: list[tuple[float, dict[str, float]]] = []
     for metric, each in zip(metrics, inputs.metrics, strict=True):
         model = None
         if each.learned is not None and metric.look.candidates:

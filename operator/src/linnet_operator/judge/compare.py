@@ -276,7 +276,7 @@ class Model:
         columns = [[assumption(row) for row in self.rows] for assumption in self.harms()]
         null_total = _totals(null)
         totals = [_totals(column) for column in columns]
-        remaining = {}
+        remaining: dict[str, float] = {}
         for index, row in enumerate(self.rows):
             base = _integrate(_less(null_total, null[index]))
             terms = [
@@ -352,7 +352,7 @@ class Model:
             shape = 1.0 / (own * own / row.shape + (1.0 - own) ** 2 * harm_spread)
             constant = _log_weight(row.failures, shape) - _log_weight(row.failures, row.shape)
             both = row.failures + shape
-            values = []
+            values: list[float] = []
             for (_, inverse), ratio in zip(errors, ratios, strict=True):
                 mean = row.expected / inverse + ratio * row.requests
                 values.append(constant - both * log1p(shape / mean) - shape * log(mean))
@@ -449,7 +449,7 @@ def build_model(
     total = fsum(e for _, _, e, _ in placebo)
     own_error = fsum((widened(spread) + 1.0 / shape) * e * e for _, shape, e, spread in placebo)
     variance = 1.0 / (stable_failures + FACTOR_PRIOR) + own_error / max(_TINY, total) ** 2
-    rows = []
+    rows: list[Row] = []
     for node, failures, requests, seconds in measured:
         shape, expected, spread, windows = predict(node, requests, seconds)
         rows.append(

@@ -79,7 +79,7 @@ def node_counts(
         seconds_by_node: The nodes that should report, and for how many seconds they have served.
         born_at_zero: See ``total_count``: True for a candidate that was activated in the range.
     """
-    rows = []
+    rows: list[NodeCount] = []
     for node, seconds in sorted(seconds_by_node.items()):
         samples = counts.by_node_revision.get((node, revision), ())
         total = total_count(samples, born_at_zero=born_at_zero)
@@ -100,7 +100,7 @@ def node_histories(
         nodes: The nodes that serve it.
     """
     width = max(0, len(windows.times_s) - 1)
-    histories = []
+    histories: list[NodeHistory] = []
     for node in sorted(nodes):
         key = (node, revision)
         per_window = window_counts(windows.by_node_revision.get(key, ())) or (None,) * width

@@ -14,6 +14,7 @@ from linnet_operator.judge.compare import (
     Detect,
     Model,
     NodeCount,
+    Row,
     build_model,
     decision_line,
 )
@@ -129,7 +130,7 @@ def say_duration(seconds: float) -> str:
 def _healthy_exclusion(model: Model, candidates: Sequence[NodeCount], detect: Detect) -> float:
     """Return the evidence against the named rise if all further requests go as expected."""
     counted = {row.node: row for row in candidates if _is_usable(row)}
-    rows = []
+    rows: list[Row] = []
     for row in model.rows:
         before = counted.get(row.node)
         failures = (before.failures or 0.0) if before else 0.0
@@ -158,7 +159,7 @@ def _advanced(row: NodeCount, rate: float, seconds: float) -> NodeCount:
 
 def _rates(rows: Sequence[NodeCount], learned: Learned) -> list[float]:
     """Return requests per second of each row: as counted, or as its history has it."""
-    rates = []
+    rates: list[float] = []
     for row in rows:
         usable = _is_usable(row) and row.seconds > 0.0
         counted = (row.requests or 0.0) / row.seconds if usable else 0.0

@@ -128,7 +128,7 @@ def _is_beyond(value: float, limits: tuple[float | None, float | None]) -> bool:
 
 
 def _bounds(spec: ThresholdSpec) -> str:
-    parts = []
+    parts: list[str] = []
     if spec.minimum is not None:
         parts.append(f"at least {spec.minimum}")
     if spec.maximum is not None:

@@ -134,12 +134,12 @@ class NodeView:
 
     name: str
     uid: str
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
     matched: bool = True
     runtimes: tuple[str, ...] | None = None
     heartbeat_at: datetime | None = None
     lease: timedelta = timedelta(seconds=10)
-    served: Mapping[str, Served] = field(default_factory=dict)
+    served: Mapping[str, Served] = field(default_factory=dict[str, Served])
     order: NodeModelSpec | None = None
     report: NodeModelStatus | None = None
 
@@ -174,7 +174,7 @@ class Evidence:
     message: str
     short: str = ""
     needs_person: bool = False
-    requests: Mapping[str, float] = field(default_factory=dict)
+    requests: Mapping[str, float] = field(default_factory=dict[str, float])
     ref: EvidenceRef | None = None
 
 
