@@ -6,6 +6,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from linnet_testbed.demo.stage import ActFailedError, Stage
@@ -67,18 +68,19 @@ def failing_model(stage: Stage) -> str:
 def refused_models(stage: Stage) -> str:
     """Act 5."""
     good = _served_by_all(stage)
+    untrusted = partial(stage.publish, trusted=False)
     seen = [
-        _refused(stage, good, version=version, reasons=reasons, **how)
-        for version, reasons, how in (
-            ("2.2", {"ContentNotSigned", "BadSignature"}, {"tamper": True}),
-            ("2.3", {"UntrustedKey"}, {"trusted": False}),
-            ("2.4", {"Unsigned"}, {"signed": False}),
-            ("2.5", {"WrongModelName"}, {"model": "factory/brakes"}),
+        _refused(stage, good, version=version, reasons=reasons, publish=publish)
+        for version, reasons, publish in (
+            ("2.2", {"ContentNotSigned", "BadSignature"}, partial(stage.publish, tamper=True)),
+            ("2.3", {"UntrustedKey"}, untrusted),
+            ("2.4", {"Unsigned"}, partial(stage.publish, signed=False)),
+            ("2.5", {"WrongModelName"}, partial(stage.publish, model="factory/brakes")),
         )
     ]
     stage.say("a compromised hub adds its own key to the TrustPolicy, and sends a model of its own")
     stage.trust(stage.key[1], stage.rogue_key[1])
-    seen.append(_refused(stage, good, version="2.6", reasons={"Ceiling"}, trusted=False))
+    seen.append(_refused(stage, good, version="2.6", reasons={"Ceiling"}, publish=untrusted))
     stage.trust(stage.key[1])
     return "; ".join(seen) + "; all ten serve 1.1 on"
 
@@ -224,9 +226,11 @@ def _touched(stage: Stage, revision: str) -> set[str]:
     return {node for node, counts in stage.counts().items() if revision in counts["by_revision"]}
 
 
-def _refused(stage: Stage, good: str, *, version: str, reasons: set[str], **how: str | bool) -> str:
+def _refused(
+    stage: Stage, good: str, *, version: str, reasons: set[str], publish: Callable[[str], str]
+) -> str:
     fetched_before = stage.fetched_bytes()
-    digest = stage.publish(version, **how)
+    digest = publish(version)
     stage.deploy(version, policy="at-once")
     rollout = stage.watch_rollout(digest, version=version, until=_ended, limit_s=120)
     if rollout["status"]["phase"] != "Refused":
