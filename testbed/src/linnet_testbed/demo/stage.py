@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 
 from linnet_cli.publish.push import push_model
 from linnet_cli.publish.sign import sign_model
-
 from linnet_testbed import Testbed
 from linnet_testbed.demo import digits
 
@@ -200,7 +199,8 @@ class Stage:
 
     def _deployment_line(self) -> str:
         status = self.deployment().get("status", {})
-        ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), {})
+        conditions: list[dict[str, str]] = status.get("conditions", [])
+        ready = next((c for c in conditions if c["type"] == "Ready"), {})
         return f"{ready.get('reason', 'not seen yet')}: {ready.get('message', '')}".strip(": ")
 
     def _get(self, kind: str, name: str) -> dict[str, Any]:
