@@ -1,0 +1,313 @@
+"""Looks: a dead source is evidence, history is frozen, strangers and skewed clocks are seen."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from linnet_api.fields import NodeSelector
+from linnet_api.model_deployment import ModelDeploymentSpec
+from linnet_api.reasons import Verdict
+from linnet_api.rollout_policy import RolloutPolicySpec
+from linnet_operator.cache import FleetCache
+from linnet_operator.errors import KubeNotFoundError
+from linnet_operator.evidence import config_map, recompute
+from linnet_operator.judge.counters import Counts
+from linnet_operator.judge.thresholds import ThresholdSample
+from linnet_operator.kube import MODEL_ROLLOUTS, NODE_MODELS
+from linnet_operator.looks import Looks, fill_in
+from linnet_operator.planner.model import Candidate, DeploymentView, EvidenceRequest, LookKind
+from linnet_operator.prometheus import ScrapeTime
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+OLD, NEW = "0123456789", "abcdefabcd"
+ARTIFACT = f"sha256:{'a' * 64}"
+NODES = ("edge-1", "edge-2", "edge-3")
+
+
+class Metrics:
+    """A metrics source in which every node serves ten requests a second, by revision."""
+
+    def __init__(self):
+        self.scrape = ScrapeTime(at=NOON, nodes=NODES)
+        self.since = {(node, OLD): NOON - timedelta(days=1) for node in NODES}
+        self.until = {}
+        self.no_data = ""
+        self.failing = 0.01
+        self.value = 1.0
+        self.queries = []
+
+    async def newest_common_time(self, **_):
+        return self.scrape
+
+    async def counts(self, signal, *, namespace, deployment, times):
+        del signal, namespace, deployment
+        rows = {
+            key: tuple(self._sample(key, born, at) for at in times)
+            for key, born in self.since.items()
+        }
+        times_s = tuple(at.timestamp() for at in times)
+        return Counts(times_s=times_s, by_node_revision=rows, no_data=self.no_data)
+
+    def _sample(self, key, born, at):
+        if at < born:
+            return None
+        requests = round(10 * (min(at, self.until.get(key, at)) - born).total_seconds())
+        return float(round(requests * self.failing)), float(requests)
+
+    async def query(self, promql, at):
+        self.queries.append(promql)
+        return ThresholdSample(at_s=at.timestamp(), value=self.value, series=1)
+
+
+class Inline:
+    """The judge without a process of its own."""
+
+    async def run(self, function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+
+class ConfigMaps:
+    """What was kept of earlier looks."""
+
+    def __init__(self):
+        self.kept = {}
+
+    async def get(self, resource, *, namespace, name):
+        del resource, namespace
+        if name not in self.kept:
+            raise KubeNotFoundError(name, status=404)
+        return self.kept[name]
+
+
+def policy(**judge):
+    history = {"window": "10s", "windows": 8, "required": 4}
+    steps = [{"nodes": 1, "bake": "1m"}, {"nodes": "100%", "bake": "1m"}]
+    spec = {"steps": steps, "judge": {"interval": "1s", "history": history, **judge}}
+    return RolloutPolicySpec.model_validate(spec)
+
+
+DEPLOYMENT = DeploymentView(
+    namespace="factory",
+    name="digits",
+    uid="u",
+    generation=1,
+    spec=ModelDeploymentSpec(
+        source="oci://r.io/a:1", nodes=NodeSelector(match_labels={"fleet": "a"})
+    ),
+)
+
+
+def request(kind=LookKind.STEP, **fields):
+    given = {
+        "kind": kind,
+        "rollout": "digits-2",
+        "rollout_uid": "r2",
+        "step": 1 if kind is LookKind.STEP else 0,
+        "candidate": NEW,
+        "baseline": OLD,
+        "candidates": (Candidate("edge-1", NOON - timedelta(minutes=1)),),
+        "stable": ("edge-2", "edge-3"),
+        "started_at": NOON - timedelta(minutes=5),
+        "bake": timedelta(minutes=1),
+    }
+    if kind is LookKind.HISTORY:
+        given |= {"candidates": (), "stable": NODES}
+    return EvidenceRequest(**{**given, **fields})
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def kube():
+    return ConfigMaps()
+
+
+@pytest.fixture
+def cache():
+    filled = FleetCache()
+    for node in NODES:
+        revision = NEW if node == "edge-1" else OLD
+        desired = {
+            "state": "Active",
+            "revision": revision,
+            "artifact": ARTIFACT,
+            "source": "oci://r",
+        }
+        spec = {"deployment": "digits", "node": {"name": node, "uid": "n"}, "sequence": 1}
+        metadata = {"name": node, "namespace": "factory", "uid": node, "resourceVersion": "1"}
+        status = {"onDisk": [OLD]}
+        body = {"metadata": metadata, "spec": {**spec, "desired": desired}, "status": status}
+        filled.put(NODE_MODELS, body)
+    return filled
+
+
+@pytest.fixture
+def looks(kube, cache, metrics):
+    sources = {"default": metrics}
+    return lambda: Looks(kube, cache, Inline(), sources=sources, clock=lambda: NOON)
+
+
+def put_rollout(cache, evidence):
+    revision = {"revision": NEW, "digest": ARTIFACT}
+    spec = {
+        "deployment": {"name": "digits", "uid": "u"},
+        "to": revision,
+        "policy": policy().to_dict(),
+    }
+    status = {"evidence": {"name": evidence.name, "sha256": evidence.sha256}}
+    metadata = {"name": "digits-2", "namespace": "factory", "uid": "r2", "resourceVersion": "1"}
+    cache.put(MODEL_ROLLOUTS, {"metadata": metadata, "spec": spec, "status": status})
+
+
+async def look_back_and_keep(looks, kube, cache):
+    """Take the history look, and keep it as the planner and the writer would."""
+    looked = await looks().look(request(LookKind.HISTORY), deployment=DEPLOYMENT, policy=policy())
+    ref = looked.evidence.ref
+    kube.kept[ref.name] = config_map(
+        looked.record, name=ref.name, namespace="factory", labels={}, owner_references=[]
+    )
+    put_rollout(cache, ref)
+    return looked
+
+
+async def test_enough_history_is_ready_and_its_record_can_be_judged_again(looks, kube, cache):
+    looked = await look_back_and_keep(looks, kube, cache)
+
+    assert looked.evidence.verdict is Verdict.PASS
+    again = recompute(looked.record.compressed)
+    assert again.differences == ()
+    assert again.inputs.metrics[0].learned.windows == 8
+
+
+async def test_too_little_history_is_learning_and_says_how_much_there_is(looks, metrics):
+    metrics.since = {(node, OLD): NOON - timedelta(seconds=25) for node in NODES}
+
+    looked = await looks().look(request(LookKind.HISTORY), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.LEARNING
+    assert looked.evidence.short == "2 of 4 windows"
+
+
+async def test_history_under_another_revision_is_no_history(looks, metrics):
+    metrics.since = {(node, NEW): NOON - timedelta(days=1) for node in NODES}
+
+    looked = await looks().look(request(LookKind.HISTORY), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.LEARNING
+
+
+async def test_a_step_is_judged_by_the_frozen_history_after_a_restart_too(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    metrics.until["edge-1", OLD] = NOON - timedelta(minutes=1)
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    inputs = recompute(looked.record.compressed).inputs
+    assert inputs.metrics[0].learned is not None
+    assert [row.node for row in inputs.metrics[0].candidates] == ["edge-1"]
+    assert [row.node for row in inputs.metrics[0].stable] == ["edge-2", "edge-3"]
+    assert looked.evidence.requests == {"edge-1": pytest.approx(600)}
+    assert looked.evidence.verdict in {Verdict.PASS, Verdict.UNDECIDED}
+
+
+async def test_a_record_that_is_gone_never_passes(looks, cache, kube, metrics):
+    await look_back_and_keep(looks, kube, cache)
+    kube.kept.clear()
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.LEARNING
+
+
+async def test_an_activation_time_of_a_wrong_clock_is_kept_within_the_rollout(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    years_ago = (Candidate("edge-1", datetime(1999, 1, 1, tzinfo=UTC)),)
+
+    looked = await looks().look(
+        request(candidates=years_ago), deployment=DEPLOYMENT, policy=policy()
+    )
+
+    row = recompute(looked.record.compressed).inputs.metrics[0].candidates[0]
+    assert row.seconds == 300
+
+
+async def test_a_stranger_that_reports_the_candidate_makes_it_partial(looks, kube, cache, metrics):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    metrics.since["edge-2", NEW] = NOON - timedelta(minutes=1)
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    partial = recompute(looked.record.compressed).inputs.metrics[0].partial
+    assert partial.startswith("ForeignSeries: node 'edge-2'")
+    assert looked.evidence.verdict is Verdict.PARTIAL
+
+
+async def test_a_scrape_that_is_old_makes_it_partial(looks, kube, cache, metrics):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=2)
+    metrics.scrape = ScrapeTime(at=NOON - timedelta(seconds=50), nodes=NODES)
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.PARTIAL
+
+
+@pytest.mark.parametrize("kind", list(LookKind))
+async def test_a_source_that_is_down_is_no_data(looks, metrics, kind):
+    metrics.scrape = ScrapeTime(at=None, no_data="http://p:9090 cannot be reached")
+
+    looked = await looks().look(request(kind), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.NO_DATA
+    assert looked.evidence.message == "http://p:9090 cannot be reached"
+    assert looked.record is None
+
+
+async def test_a_source_that_fails_half_way_is_no_data(looks, kube, cache, metrics):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.no_data = "http://p:9090 did not answer within 10s"
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.NO_DATA
+    assert "did not answer" in looked.evidence.message
+
+
+async def test_a_source_that_nobody_knows_is_named(looks):
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy(source="far"))
+
+    assert looked.evidence.verdict is Verdict.NO_DATA
+    assert "--prometheus far=URL" in looked.evidence.message
+
+
+async def test_a_threshold_alone_judges_a_first_rollout(looks, metrics):
+    limit = {"name": "heat", "query": 'max(t{node=~"{{nodes}}"})', "max": "85", "failureLimit": 1}
+    judged = policy(thresholds=[limit])
+    first, metrics.value = request(baseline=None, stable=()), 90.0
+    looker = looks()
+
+    one = await looker.look(first, deployment=DEPLOYMENT, policy=judged)
+    two = await looker.look(first, deployment=DEPLOYMENT, policy=judged)
+
+    assert metrics.queries == ['max(t{node=~"edge-1"})'] * 2
+    assert one.evidence.verdict is not Verdict.FAIL
+    assert two.evidence.verdict is Verdict.FAIL
+
+
+def test_every_word_of_a_query_is_filled_in():
+    query = "{{namespace}} {{deployment}} {{revision}} {{baseline}} {{window}} {{nodes}} {{other}}"
+
+    filled = fill_in(query, request(), DEPLOYMENT, window=timedelta(seconds=61.5))
+
+    assert filled == f"factory digits {NEW} {OLD} 61s edge-1 {{{{other}}}}"
