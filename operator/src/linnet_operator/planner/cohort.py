@@ -9,6 +9,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from linnet_api.names import CANARY_LABEL
 from linnet_operator.planner.model import NodeView
@@ -16,6 +17,7 @@ from linnet_operator.planner.model import NodeView
 PREFERRED = "preferred"
 
 
+@lru_cache(maxsize=1 << 16)
 def bucket(rollout_uid: str, node_uid: str) -> float:
     """Return the node's lot in this rollout, in [0, 1)."""
     digest = hashlib.sha256(f"{rollout_uid}\0{node_uid}".encode()).digest()

@@ -188,8 +188,8 @@ def _ended_in(node: NodeView, revision: str, *states: NodeState) -> bool:
     report = node.report
     return (
         report is not None
+        and report.state in states
         and is_ordered(node, revision)
         and has_accepted(node)
-        and report.state in states
         and report.revision in (revision, None)
     )

@@ -1,7 +1,7 @@
 """The facts of one turn of a running rollout, worked out once and asked by everything after it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from linnet_api.durations import parse_duration
@@ -44,6 +44,10 @@ class Turn:
     fleet: Fleet
     by_lot: tuple[NodeView, ...]
     evidence: Evidence | None
+    waves: dict[tuple[RolloutPhase | None, int], tuple[NodeView, ...]] = field(
+        default_factory=dict, compare=False
+    )
+    """What `asked` has worked out: it is asked for many times in a turn."""
 
     @property
     def policy(self) -> RolloutPolicySpec:
@@ -107,6 +111,13 @@ class Turn:
 
     def asked(self, status: ModelRolloutStatus) -> tuple[NodeView, ...]:
         """Return the nodes that shall have the candidate in the recorded phase and step."""
+        key = (status.phase, status.step)
+        known = self.waves.get(key)
+        if known is None:
+            known = self.waves[key] = self._asked(status)
+        return known
+
+    def _asked(self, status: ModelRolloutStatus) -> tuple[NodeView, ...]:
         match status.phase:
             case RolloutPhase.FINISHING:
                 quota_nodes = self.eligible_count
