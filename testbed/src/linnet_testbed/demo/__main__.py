@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from linnet_cli.publish.keys import generate_key
 
+from linnet_cli.publish.keys import generate_key
 from linnet_testbed import Testbed
 from linnet_testbed.demo import digits
 from linnet_testbed.demo.acts import ACTS, Act

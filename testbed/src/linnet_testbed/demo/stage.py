@@ -173,9 +173,9 @@ class Stage:
             else:
                 self.revisions[item["spec"]["to"]["revision"]] = version
                 line = _rollout_line(item)
-            if line != last:
-                last = line
+            if _news(line) != _news(last):
                 self.say(line)
+            last = line
             return item if item is not None and until(item.get("status", {})) else None
 
         return self.wait_until(
@@ -245,6 +245,11 @@ def _rollout_line(item: dict[str, Any]) -> str:
     if status.get("endedAt"):
         parts.append(status.get("message") or "")
     return "  ".join(part for part in parts if part)
+
+
+def _news(line: str) -> str:
+    """Return what makes a line worth printing: a bake that counts on is none."""
+    return line.partition("waits: Baking")[0] if "waits: Baking" in line else line
 
 
 def _nodes_of(status: dict[str, Any]) -> str:
