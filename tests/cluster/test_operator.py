@@ -185,7 +185,7 @@ class Operator:
             "--kubeconfig",
             str(bed.directory / "operator.kubeconfig"),
             "--prometheus",
-            bed.prometheus_url,
+            f"http://127.0.0.1:{bed.state.ports['operator.prometheus']}",
             "--metrics",
             f"127.0.0.1:{self.port}",
             "--resync-s",
@@ -207,12 +207,22 @@ class Operator:
         except (urllib.error.URLError, OSError):
             return False
 
-    def writes(self):
-        """Return how many writes it has made, by kind."""
+    def metrics(self, name):
+        """Return the samples of a metric, by series."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        rows = [line for line in lines if line.startswith("linnet_operator_writes_total{")]
-        return {row.rpartition(" ")[0]: float(row.rpartition(" ")[2]) for row in rows}
+        rows = [line.rpartition(" ") for line in lines if line.startswith(name)]
+        return {series: float(value) for series, _, value in rows}
+
+    def writes(self):
+        """Return how many writes it has made, by kind and verb."""
+        return self.metrics("linnet_operator_writes_total{")
+
+    def retries(self):
+        return sum(self.metrics("linnet_operator_kube_retries_total{").values())
+
+    def turns(self):
+        return sum(self.metrics("linnet_operator_turns_total{").values())
 
     def kill(self):
         self._process.send_signal(signal.SIGKILL)
@@ -309,6 +319,9 @@ class Story:
     def reason(self, name="digits"):
         return self.ready(name).get("reason")
 
+    def waiting(self, name="digits"):
+        return self.deployment(name)["status"].get("waitingFor", {})
+
     def node_models(self):
         return self._api.items(f"{self._root}/nodemodels")
 
@@ -379,22 +392,12 @@ def test_a_settled_fleet_causes_no_writes(bed, operator, story, namespace):
     story.wait_reason("Serving")
     versions = sorted(each["metadata"]["resourceVersion"] for each in story.node_models())
     settled = operator.writes()
-    turns = count_turns(operator)
+    turns = operator.turns()
 
-    until(lambda: count_turns(operator) >= turns + 3, timeout=120, what="three more turns")
+    until(lambda: operator.turns() >= turns + 3, timeout=120, what="three more turns")
 
     assert operator.writes() == settled
     assert sorted(each["metadata"]["resourceVersion"] for each in story.node_models()) == versions
-
-
-def count_turns(operator):
-    with urllib.request.urlopen(f"http://127.0.0.1:{operator.port}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith("linnet_operator_turns_total{")
-    )
 
 
 @pytest.mark.usefixtures("operator")
@@ -499,6 +502,38 @@ def test_a_candidate_that_nodes_refuse_stops(bed, story, namespace):
     assert "BadSignature" in story.ready()["message"]
     assert story.phases()[-1] == "Refused"
     assert {o["status"]["current"]["artifact"] for o in story.node_models()} == {f"sha256:{ONE}"}
+
+
+def test_an_api_server_that_is_away_ends_nothing(bed, operator, story, namespace):
+    bed.apply([policy(namespace), deployment(namespace, PINNED + ONE)])
+    story.wait_reason("Serving")
+
+    bed.network("cut", "operator", ["api"])
+    try:
+        failed = operator.retries()
+        bed.apply([deployment(namespace, PINNED + TWO)])
+        until(lambda: operator.retries() > failed, timeout=60, what="a request without an answer")
+    finally:
+        bed.network("restore", "operator", ["api"])
+
+    until(lambda: story.phases() == ["Completed", "Completed"], timeout=120)
+    story.wait_reason("Serving")
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_prometheus_that_is_away_holds_and_says_so(bed, story, namespace):
+    limit = {"name": "up", "query": "vector(1)", "max": "1"}
+    judge = {"compare": [], "thresholds": [limit], "interval": "1s"}
+    bed.network("cut", "operator", ["prometheus"])
+    try:
+        bed.apply([policy(namespace, judge=judge), deployment(namespace, PINNED + ONE)])
+        until(lambda: story.waiting().get("reason") == "NoData", timeout=60, what="NoData")
+        message = story.waiting()["message"]
+    finally:
+        bed.network("restore", "operator", ["prometheus"])
+
+    assert "/api/v1/query" in message
+    assert story.phases() == ["Baking"]
 
 
 def test_sigterm_ends_it_with_zero(operator):

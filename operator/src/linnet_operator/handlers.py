@@ -6,6 +6,8 @@ Rules:
 - No discovery of kinds and namespaces, no peering, no posted events, small pages.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Final
 
 import kopf
@@ -35,6 +37,13 @@ WATCHED: Final = (
 """Leases are listed (see heartbeats), ControllerRevisions are ours alone."""
 
 
+class _Endless:
+    """Pauses between tries, for ever: an API server that is away for an hour ends no operator."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1, 2, 3, 5), itertools.repeat(8))
+
+
 def make_registry(cache: FleetCache, *, kubeconfig: str | None) -> kopf.OperatorRegistry:
     """Return the handlers that feed ``cache``."""
     registry = kopf.OperatorRegistry()
@@ -57,6 +66,7 @@ def make_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
     settings.networking.enforce_retry_after = True
+    settings.networking.error_backoffs = _Endless()
     settings.process.ultimate_exiting_timeout = 50
     settings.persistence.finalizer = f"{GROUP}/finalizer"
     return settings

@@ -106,7 +106,7 @@ async def test_a_server_that_never_recovers_is_given_up(kube, answers):
     with pytest.raises(KubeUnavailableError, match="down"):
         await kube.get(NODES, namespace=None, name="edge-1")
 
-    assert len(answers.seen) == 6
+    assert len(answers.seen) == 5
 
 
 async def test_a_list_is_read_page_by_page_and_fresh(kube, answers):
