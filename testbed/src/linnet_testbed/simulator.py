@@ -132,6 +132,7 @@ class FleetSimulator:
         failing: Digests whose self-test fails.
         deadly: Digests that take the node off the network when they are activated.
         kill_chance: The chance that the operator is killed between two writes.
+        kill_at: Before these writes, counted from 1 over the whole run, it is killed for sure.
         log: What happened, in words.
         counts: Writes by kind.
     """
@@ -172,7 +173,9 @@ class FleetSimulator:
         self.failing: set[str] = set()
         self.deadly: set[str] = set()
         self.kill_chance = 0.0
+        self.kill_at: set[int] = set()
         self.kills = 0
+        self.writes_tried = 0
         self.needed_requests = 60.0
         self.history_takes = timedelta(seconds=20)
         self.log: list[str] = []
@@ -365,7 +368,9 @@ class FleetSimulator:
         self._turn_at = None
         made = self.last = self.make_plan()
         for write in made.writes:
-            if self.kill_chance and self.random.random() < self.kill_chance:
+            self.writes_tried += 1
+            unlucky = self.kill_chance and self.random.random() < self.kill_chance
+            if unlucky or self.writes_tried in self.kill_at:
                 self.log.append(
                     f"{self.now:%H:%M:%S} operator killed before {type(write).__name__}"
                 )
