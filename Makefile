@@ -34,14 +34,14 @@ demo-down: $(STAMP) ## Take down what the demo started
 test: $(STAMP) ## All tests; T=expr picks some
 	@$(BIN)/python -m pytest $(if $(T),-k "$(T)")
 
-lint: $(STAMP) ## Formats, types, contracts, pure tests, generated files
+lint: $(STAMP) ## Formats, types, contracts, quick pure tests, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m linnet_api.crdgen --check
-	@$(BIN)/python -m pytest -q tests/unit tests/planner tests/repo
+	@$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/planner tests/repo
 
 fix: $(STAMP) ## Format and mend what can be mended
 	@$(BIN)/ruff format .

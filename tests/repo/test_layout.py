@@ -27,6 +27,7 @@ def test_operator_is_the_standard_librarys():
     assert Path(operator.__file__).is_relative_to(sysconfig.get_path("stdlib"))
 
 
+@pytest.mark.slow
 def test_operator_is_the_standard_librarys_in_a_fresh_interpreter_too():
     code = "import operator, kopf; print(operator.add(1, 2))"
 

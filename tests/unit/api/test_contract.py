@@ -110,6 +110,7 @@ def test_the_same_content_is_the_same_revision_and_other_content_another():
     )
 
 
+@pytest.mark.slow
 @given(
     st.from_regex(r"[a-z]([a-z0-9-]{0,200}[a-z0-9])?", fullmatch=True), st.text("ab", min_size=1)
 )

@@ -46,6 +46,7 @@ def inputs_of(fleet, failures, *, nodes=10, candidates=4):
 COUNT = st.one_of(st.none(), st.integers(-1, 300), st.floats(0, 300), st.just(float("nan")))
 
 
+@pytest.mark.slow
 @given(st.lists(COUNT, min_size=10, max_size=10))
 def test_rule_15_a_record_judges_itself_again_to_the_last_bit(fleet, failures):
     inputs = inputs_of(fleet, failures)
