@@ -15,6 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(_parser().parse_args(argv))
     print_config = flags.pop("print_config")
 
+    # httpx imports its own command line, with click and rich, where they are installed: 5 MiB that
+    # an agent never uses. This makes that import fail, which httpx expects.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # how Python spells "not there"
+
     from linnet_agent import command  # noqa: PLC0415 - a third of a second that --help can spare
 
     return command.run(flags, clock=_now, jitter=random.random, print_config=print_config)

@@ -29,7 +29,7 @@ from linnet_agent.hub import Hub, Object, TokenFile
 from linnet_agent.metrics import Metrics, StateRow
 from linnet_agent.model_host import HostReporter, host_status
 from linnet_agent.report import StatusReporter
-from linnet_agent.server import ServerClient
+from linnet_agent.server import ServerClient, ServerView
 from linnet_agent.settings import Settings
 from linnet_agent.store import Checkpoint, ModelKey, Store, no_checkpoint
 from linnet_agent.sync import NODE_MODELS, TRUST_POLICIES, Desired, Jitter, Link, follow, object_key
@@ -179,9 +179,17 @@ class Agent:
             jitter=self._jitter,
         )
         while True:
-            view = await self._monitor.refresh()
+            view = await self._read_server()
             await heartbeat.beat({} if view is None else view.served())
             await heartbeat.pause()
+
+    async def _read_server(self) -> ServerView | None:
+        """Return what the server says, or said last: a busy server must not hold up a heartbeat."""
+        try:
+            async with asyncio.timeout(self._settings.heartbeat / 2):
+                return await self._monitor.refresh()
+        except TimeoutError:
+            return self._monitor.view
 
     async def _follow_orders(self) -> None:
         await self._find_node_uid()
@@ -207,6 +215,7 @@ class Agent:
         )
 
     async def _tell_host(self) -> None:
+        await self._find_node_uid()
         while True:
             try:
                 await self._host.report(node_uid=self._node_uid)

@@ -290,7 +290,8 @@ def accept(journal: Journal, order: Order) -> Journal:
 def resume(journal: Journal) -> Journal:
     """Return the journal as an agent that has just started takes it up."""
     state = RESUME[journal.state]
-    counted = journal.state in _COUNTED or journal.revert is not None
+    working = journal.reason is NodeReason.WORKING  # who only waits for something does no harm
+    counted = (journal.state in _COUNTED and working) or journal.revert is not None
     return replace(journal, state=state, resumes=journal.resumes + counted)
 
 

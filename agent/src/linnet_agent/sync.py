@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 NODE_MODELS: Final = f"/apis/{API_VERSION}/nodemodels"
 TRUST_POLICIES: Final = f"/apis/{API_VERSION}/trustpolicies"
+
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 Jitter = Callable[[], float]
 """Returns a number from 0 to 1, another each time."""
@@ -177,10 +181,13 @@ class Wanted:
 
 
 def read_wanted(item: Object) -> Wanted | None:
-    """Return what a NodeModel says; None where it does not even say for which deployment."""
+    """Return what a NodeModel says; None where it does not even say for which deployment.
+
+    Namespace and deployment become directories: a hub that is compromised must not choose others.
+    """
     metadata, spec = item["metadata"], item.get("spec") or {}
-    deployment = spec.get("deployment")
-    if not isinstance(deployment, str) or not deployment or "/" in deployment:
+    namespace, deployment = str(metadata["namespace"]), str(spec.get("deployment", ""))
+    if not (_NAMESPACE.fullmatch(namespace) and _NAME.fullmatch(deployment)):
         return None
     order, fault = None, ""
     try:
@@ -190,7 +197,7 @@ def read_wanted(item: Object) -> Wanted | None:
         fault = f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     node = spec.get("node")
     return Wanted(
-        key=ModelKey(str(metadata["namespace"]), deployment),
+        key=ModelKey(namespace, deployment),
         name=str(metadata["name"]),
         generation=int(metadata.get("generation", 0)),
         node_uid=str(node.get("uid", "")) if isinstance(node, dict) else "",
@@ -264,7 +271,9 @@ class Desired:
         """Take one NodeModel."""
         wanted = read_wanted(item)
         if wanted is None:
-            log.warning("desired.unreadable", extra={"file": name, "cause": "no deployment"})
+            log.warning(
+                "desired.unreadable", extra={"file": name, "cause": "no name that can be one"}
+            )
             return
         before = self._items.get(name)
         self._items[name] = self._by_key[wanted.key] = wanted

@@ -655,6 +655,17 @@ def test_a_model_that_ends_the_agent_again_and_again_is_given_up():
     assert node.active == "r1"
 
 
+def test_to_be_started_again_while_it_waits_for_the_server_is_not_held_against_a_model():
+    node = active_node("r1")
+    node.server_up, node.server_gone_s = False, 100.0
+    node.give(order("r2", sequence=2))
+    node.journal = replace(
+        node.journal, state=NodeState.ACTIVATING, reason=NodeReason.SERVER_UNAVAILABLE
+    )
+
+    assert table.resume(node.journal).resumes == 0
+
+
 # --- the server
 
 

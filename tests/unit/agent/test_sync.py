@@ -74,9 +74,14 @@ def test_a_spec_that_cannot_be_read_is_a_fault_with_its_place():
     assert wanted.fault.startswith("spec.sequence: ")
 
 
-def test_a_node_model_that_names_no_deployment_concerns_nobody():
-    assert read_wanted(node_model(deployment="")) is None
-    assert read_wanted(node_model(deployment="../../etc")) is None
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "a/b", ".hidden", "a\n", "x" * 300])
+def test_a_name_that_is_no_name_never_becomes_a_path(name):
+    item = node_model(deployment=name)
+    assert read_wanted(item) is None
+
+    item = node_model()
+    item["metadata"]["namespace"] = name
+    assert read_wanted(item) is None
 
 
 def test_orders_are_there_again_after_a_restart(tmp_path, told, desired):
