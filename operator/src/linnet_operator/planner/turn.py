@@ -45,7 +45,7 @@ class Turn:
     by_lot: tuple[NodeView, ...]
     evidence: Evidence | None
     waves: dict[tuple[RolloutPhase | None, int], tuple[NodeView, ...]] = field(
-        default_factory=dict, compare=False
+        default_factory=dict[tuple[RolloutPhase | None, int], tuple[NodeView, ...]], compare=False
     )
     """What `asked` has worked out: it is asked for many times in a turn."""
 
