@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+from linnet_api.buckets import BUCKETS_S, is_bucket_edge
 from linnet_api.conditions import Condition, settled, stalled, stamp
 from linnet_api.durations import format_duration, parse_duration
 from linnet_api.reasons import DeploymentReason
@@ -21,6 +22,9 @@ from linnet_operator.cache import Entry, Invalid, PolicyFacts, TrustFacts, facts
 from linnet_operator.planner.windows import parse_cron
 
 _NOTHING: Final = timedelta()
+_EDGES_TEXT: Final = ", ".join(
+    f"{edge * 1000:g}ms" for edge in BUCKETS_S if (edge * 1000).is_integer()
+)
 
 
 def policy_problems(spec: RolloutPolicySpec) -> list[str]:
@@ -44,6 +48,12 @@ def policy_problems(spec: RolloutPolicySpec) -> list[str]:
         )
     if parse_duration(spec.judge.interval) <= _NOTHING:
         problems.append("spec.judge.interval must be longer than 0s")
+    problems += [
+        f"spec.judge.compare {each.name}: over is {each.over}, which is no edge of a bucket; "
+        f"there are {_EDGES_TEXT}"
+        for each in spec.judge.compare
+        if each.over is not None and not is_bucket_edge(each.over)
+    ]
     for threshold in spec.judge.thresholds:
         low, high = threshold.min, threshold.max
         if low is not None and high is not None and float(low) > float(high):

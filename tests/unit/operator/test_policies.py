@@ -29,6 +29,11 @@ def policy(**spec):
         ),
         pytest.param({"judge": {"interval": "0s"}}, "interval", id="no interval"),
         pytest.param(
+            {"judge": {"compare": [{"name": "slow", "signal": "Slow", "over": "60ms"}]}},
+            "no edge of a bucket; there are 1ms",
+            id="over between two edges",
+        ),
+        pytest.param(
             {"judge": {"thresholds": [{"name": "t", "query": "x", "min": "2", "max": "1"}]}},
             "above max",
             id="crossed limits",
