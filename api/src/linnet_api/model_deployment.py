@@ -138,8 +138,11 @@ class ModelDeploymentSpec(ApiModel):
     removal: Annotated[
         Literal["Keep", "Unload"],
         Field(
-            description="What a deletion of this object means for nodes. Keep (default): they serve on. Unload: they are told "
-            "to unload, and the deletion waits until they have."
+            description="What a deletion of this object means for nodes. Keep (default): they serve on. Unload: all that have an "
+            "order are told to unload, paused or not, and the deletion waits (finalizer linnet.dev/unload) until each has "
+            "reported Absent. A node not seen for the policy's offline.deferAfter is named and not waited for: its NodeModel "
+            "stays, and it unloads at first contact. Without a running operator the deletion waits. Changing it to Keep lets "
+            "go at once. Deleting the whole namespace takes the orders away too: who has not heard by then serves on."
         ),
     ] = "Keep"
     revision_history_limit: Annotated[

@@ -38,6 +38,9 @@ SERVED_ANNOTATION: Final = f"{GROUP}/served"
 Counts since the activation, over the node's own bound token (rule 16).
 """
 
+UNLOAD_FINALIZER: Final = f"{GROUP}/unload"
+"""On a ModelDeployment with ``removal: Unload``: its nodes unload before it goes."""
+
 COUNTER_ANNOTATION: Final = f"{GROUP}/release-counter"
 """In the subject of a signed statement: the release counter, a decimal string."""
 

@@ -24,6 +24,7 @@ class WaitReason(StrEnum):
     BUDGET = "Budget"
     HELD_AT_ZERO = "HeldAtZero"
     REVERTING = "Reverting"
+    UNLOADING = "Unloading"
     SILENT_NODES = "SilentNodes"
     DEFERRED_NODES = "DeferredNodes"
     NO_NODES = "NoNodes"

@@ -81,6 +81,7 @@ class DeploymentFacts:
     spec: ModelDeploymentSpec | Invalid
     status: ModelDeploymentStatus
     deleting: bool
+    finalizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +324,9 @@ def _parse_host(body: Body) -> HostFacts:
 
 def _parse_deployment(body: Body) -> DeploymentFacts:
     spec = _spec(ModelDeploymentSpec, body)
-    if isinstance(spec, ModelDeploymentSpec):
+    deleting = "deletionTimestamp" in body["metadata"]
+    # What is being deleted names no source any more; a wrong one must not hold it.
+    if isinstance(spec, ModelDeploymentSpec) and not deleting:
         try:
             pinned_digest(spec.source, spec.digest)
         except SourceMalformedError as error:
@@ -331,7 +334,8 @@ def _parse_deployment(body: Body) -> DeploymentFacts:
     return DeploymentFacts(
         spec=spec,
         status=_model(ModelDeploymentStatus, body.get("status")),
-        deleting="deletionTimestamp" in body["metadata"],
+        deleting=deleting,
+        finalizers=tuple(body["metadata"].get("finalizers") or ()),
     )
 
 

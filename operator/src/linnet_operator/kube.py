@@ -43,6 +43,7 @@ _LONGEST_PAUSE_S: Final = 5.0
 # A connection into a void is given up after so long; a page of 500 objects takes 0.1 s.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, sock_connect=3)
 _APPLY: Final = "application/apply-patch+yaml"
+_MERGE: Final = "application/merge-patch+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,9 @@ class Kube(Protocol):
 
     async def apply_status(self, resource: Resource, body: Body) -> Body:
         """Apply ``body['status']``; ``metadata.resourceVersion`` is the precondition, if given."""
+
+    async def patch_metadata(self, resource: Resource, metadata: Body) -> Body:
+        """Merge ``metadata``; its ``resourceVersion`` is the precondition."""
 
     async def delete(
         self, resource: Resource, *, namespace: str | None, name: str, uid: str
@@ -251,6 +255,21 @@ class KubeAdapter:
             KubeNotFoundError: The object is gone.
         """
         return await self._apply("status", resource, body, subresource="status")
+
+    async def patch_metadata(self, resource: Resource, metadata: Body) -> Body:
+        """Merge ``metadata``; its ``resourceVersion`` is the precondition.
+
+        Raises:
+            KubeConflictError: The object is newer.
+            KubeNotFoundError: The object is gone.
+        """
+        assert metadata.get("resourceVersion"), metadata
+        path = resource.path(namespace=metadata.get("namespace"), name=metadata["name"])
+        query = {"fieldManager": OPERATOR_FIELD_MANAGER, "fieldValidation": "Strict"}
+        body = {"metadata": metadata}
+        return await self._write(
+            "patch", resource, "PATCH", path, query=query, body=body, content_type=_MERGE
+        )
 
     async def delete(
         self, resource: Resource, *, namespace: str | None, name: str, uid: str

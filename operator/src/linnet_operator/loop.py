@@ -18,6 +18,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import Final, Protocol
 
+from linnet_api.names import UNLOAD_FINALIZER
 from linnet_api.reasons import Verdict
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_operator.cache import (
@@ -38,6 +39,7 @@ from linnet_operator.heartbeats import Heartbeats
 from linnet_operator.kube import (
     MODEL_DEPLOYMENTS,
     MODEL_HOSTS,
+    NODE_MODELS,
     NODES,
     ROLLOUT_POLICIES,
     TRUST_POLICIES,
@@ -55,6 +57,7 @@ from linnet_operator.planner.model import (
     ResolveFailure,
 )
 from linnet_operator.planner.plan import plan
+from linnet_operator.planner.removal import is_over
 from linnet_operator.planner.status import invalid_spec
 from linnet_operator.policies import policy_status, trust_status
 from linnet_operator.views import Picture, take_picture
@@ -110,6 +113,7 @@ class Supervisor:
         self._loops: dict[str, tuple[DeploymentLoop, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self._policies_changed = asyncio.Event()
+        self._may_be_over = asyncio.Event()
 
     def notice(self, resource: Resource, before: Entry | None, after: Entry | None) -> None:
         """Wake whom a change concerns; called by the cache."""
@@ -119,6 +123,8 @@ class Supervisor:
             self._policies_changed.set()
         if resource is MODEL_DEPLOYMENTS:
             self._changed.set()
+        if _may_end_an_order(resource, after):
+            self._may_be_over.set()
         for loop, _ in self._loops.values():
             if resource in {NODES, MODEL_HOSTS} or loop.is_about(entry):
                 loop.wake()
@@ -127,6 +133,7 @@ class Supervisor:
         """Turn until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_policy_statuses(), name="policies")
+            group.create_task(self._clear_orders(), name="orders")
             self._changed.set()
             while True:
                 await self._changed.wait()
@@ -137,7 +144,7 @@ class Supervisor:
         wanted = {
             entry.uid: entry
             for entry in self._shell.cache.all(MODEL_DEPLOYMENTS)
-            if not facts_of(entry, DeploymentFacts).deleting
+            if _is_ours(facts_of(entry, DeploymentFacts))
         }
         for uid in [uid for uid in self._loops if uid not in wanted]:
             _, task = self._loops.pop(uid)
@@ -147,6 +154,40 @@ class Supervisor:
                 loop = DeploymentLoop(self._shell, entry)
                 task = group.create_task(loop.run(), name=f"{entry.namespace}/{entry.name}")
                 self._loops[uid] = (loop, task)
+
+    async def _clear_orders(self) -> None:
+        """Delete orders to unload that have outlived their deployment and are carried out."""
+        while True:
+            self._may_be_over.clear()
+            try:
+                for entry in self._over():
+                    await self._shell.kube.delete(
+                        NODE_MODELS, namespace=entry.namespace, name=entry.name, uid=entry.uid
+                    )
+                    log.info(
+                        "order.over", extra={"namespace": entry.namespace, "order": entry.name}
+                    )
+            except KubeError as error:
+                log.warning("order.over.failed", extra={"reason": str(error)})
+            await _wait(self._may_be_over, self._shell.resync_s)
+
+    def _over(self) -> list[Entry]:
+        cache = self._shell.cache
+        found = []
+        for entry in cache.all(NODE_MODELS):
+            facts = facts_of(entry, NodeModelFacts)
+            node = cache.get(NODES, name=facts.spec.node.name)
+            deployment = cache.get(
+                MODEL_DEPLOYMENTS, namespace=entry.namespace, name=facts.spec.deployment
+            )
+            if is_over(
+                facts.spec,
+                facts.status,
+                deployment_exists=deployment is not None,
+                node_uid=node.uid if node is not None else None,
+            ):
+                found.append(entry)
+        return found
 
     async def _keep_policy_statuses(self) -> None:
         """Write the status of policies; what fails is tried again."""
@@ -428,6 +469,18 @@ class DeploymentLoop:
         ROLLOUT_NODES.labels(*labels, "refused").set(counts.refused)
         if made.rollout_status is not None:
             ROLLOUT_STEP.labels(*labels).set(made.rollout_status.step)
+
+
+def _is_ours(facts: DeploymentFacts) -> bool:
+    """Return whether there is something to do: also while its nodes unload before it goes."""
+    return not facts.deleting or UNLOAD_FINALIZER in facts.finalizers
+
+
+def _may_end_an_order(resource: Resource, after: Entry | None) -> bool:
+    """Return whether a change may end an order to unload; most changes cannot."""
+    if resource is NODE_MODELS and after is not None:
+        return facts_of(after, NodeModelFacts).spec.desired.state == "Absent"
+    return resource in {NODES, MODEL_DEPLOYMENTS} and after is None
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -70,6 +70,9 @@ def take_picture(cache: FleetCache, heartbeats: Heartbeats, entry: Entry) -> Pic
         generation=entry.generation,
         spec=spec,
         status=facts.status,
+        resource_version=entry.resource_version,
+        deleting=facts.deleting,
+        finalizers=facts.finalizers,
     )
     return Picture(
         deployment=deployment,

@@ -58,6 +58,7 @@ from linnet_operator.planner.model import (
     RecordDeployment,
     RecordRevision,
     RecordRollout,
+    SetFinalizers,
     Write,
 )
 
@@ -124,6 +125,8 @@ class Writer:
                 await self._drop(CONTROLLER_REVISIONS, deployment.namespace, write.name)
             case RecordDeployment():
                 await self._record_deployment(write, deployment)
+            case SetFinalizers():
+                await self._set_finalizers(write, deployment)
             case _:
                 assert_never(write)
 
@@ -244,8 +247,11 @@ class Writer:
             labels[REVISION_LABEL] = write.spec.desired.revision
         if write.spec.rollout is not None:
             labels[ROLLOUT_LABEL] = label_value(write.spec.rollout.name)
+        metadata = _metadata(write.name, deployment, labels=labels)
+        if not write.owned:
+            metadata["ownerReferences"] = []
         body = {
-            "metadata": _metadata(write.name, deployment, labels=labels),
+            "metadata": metadata,
             "spec": write.spec.model_copy(update={"soak": self._soak}).to_dict(),
         }
         self._cache.put(NODE_MODELS, await self._kube.apply(NODE_MODELS, body))
@@ -257,6 +263,18 @@ class Writer:
         await self._kube.delete(resource, namespace=namespace, name=name, uid=entry.uid)
         self._cache.drop(
             resource, {"metadata": {"namespace": namespace, "name": name, "uid": entry.uid}}
+        )
+
+    async def _set_finalizers(self, write: SetFinalizers, deployment: DeploymentView) -> None:
+        metadata = {
+            "name": write.name,
+            "namespace": deployment.namespace,
+            "uid": deployment.uid,
+            "resourceVersion": write.resource_version,
+            "finalizers": list(write.finalizers),
+        }
+        self._cache.put(
+            MODEL_DEPLOYMENTS, await self._kube.patch_metadata(MODEL_DEPLOYMENTS, metadata)
         )
 
     async def _record_deployment(self, write: RecordDeployment, deployment: DeploymentView) -> None:

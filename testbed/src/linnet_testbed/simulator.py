@@ -43,6 +43,7 @@ from linnet_operator.planner.model import (
     RevisionView,
     RolloutView,
     Served,
+    SetFinalizers,
     Write,
 )
 from linnet_operator.planner.plan import plan
@@ -156,6 +157,7 @@ class FleetSimulator:
         )
         self.generation = 1
         self.status = ModelDeploymentStatus()
+        self.finalizers: tuple[str, ...] = ()
         self.revisions: dict[str, RevisionView] = {}
         self.rollouts: list[RolloutView] = []
         self.orders: dict[str, NodeModelSpec] = {}
@@ -342,6 +344,7 @@ class FleetSimulator:
                 generation=self.generation,
                 spec=self.spec,
                 status=self.status,
+                finalizers=self.finalizers,
             ),
             policy=self.policy,
             resolved=self._resolved,
@@ -405,6 +408,8 @@ class FleetSimulator:
                 del self.revisions[write.revision]
             case RecordDeployment():
                 self.status = ModelDeploymentStatus.model_validate(write.status.to_dict())
+            case SetFinalizers():
+                self.finalizers = write.finalizers
 
     def _create(self, write: CreateRollout) -> None:
         if any(known.name == write.name for known in self.rollouts):

@@ -18,6 +18,7 @@ from linnet_api.model_deployment import (
     Serving,
 )
 from linnet_api.model_rollout import EvidenceRef, ModelRolloutSpec, ModelRolloutStatus
+from linnet_api.names import UNLOAD_FINALIZER
 from linnet_api.node_model import NodeModelSpec, NodeModelStatus
 from linnet_api.reasons import Verdict
 
@@ -26,7 +27,19 @@ from linnet_api.reasons import Verdict
 
 @dataclass(frozen=True, slots=True)
 class DeploymentView:
-    """The ModelDeployment as the cache has it."""
+    """The ModelDeployment as the cache has it.
+
+    Attributes:
+        namespace: Its namespace.
+        name: Its name.
+        uid: Its uid.
+        generation: Generation of its spec.
+        spec: What people want.
+        status: What the operator has said.
+        resource_version: The version that this view is of.
+        deleting: True once it has been deleted and only finalizers hold it.
+        finalizers: All of them, other people's too.
+    """
 
     namespace: str
     name: str
@@ -34,6 +47,14 @@ class DeploymentView:
     generation: int
     spec: ModelDeploymentSpec
     status: ModelDeploymentStatus = field(default_factory=ModelDeploymentStatus)
+    resource_version: str = ""
+    deleting: bool = False
+    finalizers: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> bool:
+        """True where a deletion waits until the nodes have unloaded."""
+        return UNLOAD_FINALIZER in self.finalizers
 
     @property
     def serving(self) -> Serving:
@@ -219,16 +240,24 @@ class RecordRollout:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Apply the spec of the NodeModel ``name``."""
+    """Apply the spec of the NodeModel ``name``.
+
+    Attributes:
+        name: Name of the NodeModel.
+        node: Name of the node.
+        spec: The order.
+        owned: False where it must outlive its deployment (``removal: Unload``).
+    """
 
     name: str
     node: str
     spec: NodeModelSpec
+    owned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class DropOrder:
-    """Delete the NodeModel ``name`` of a node that was reinstalled; never an order to unload."""
+    """Delete the NodeModel ``name``: its node was reinstalled, or has unloaded. Never an order."""
 
     name: str
     node: str
@@ -250,6 +279,18 @@ class RecordDeployment:
     status: ModelDeploymentStatus
 
 
+@dataclass(frozen=True, slots=True)
+class SetFinalizers:
+    """Write the finalizers of the ModelDeployment, with ``resource_version`` as precondition.
+
+    On a conflict the turn is dropped: nothing after it is written.
+    """
+
+    name: str
+    resource_version: str
+    finalizers: tuple[str, ...]
+
+
 Write = (
     RecordRevision
     | CreateRollout
@@ -259,6 +300,7 @@ Write = (
     | DropOrder
     | DropRevision
     | RecordDeployment
+    | SetFinalizers
 )
 
 

@@ -82,6 +82,7 @@ class Desk:
                 baseline=baseline,
                 rollout=self.rollout,
             ),
+            owned=self.deployment.spec.removal == "Keep",
         )
 
 

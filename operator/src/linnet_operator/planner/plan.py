@@ -16,7 +16,7 @@ from linnet_api.names import node_model_name
 from linnet_api.node_model import RolloutRef
 from linnet_api.reasons import RolloutPhase, WaitReason
 from linnet_api.rollout_policy import RolloutPolicySpec
-from linnet_operator.planner import bake, orders, windows
+from linnet_operator.planner import bake, orders, removal, windows
 from linnet_operator.planner import status as say
 from linnet_operator.planner.budget import room
 from linnet_operator.planner.cohort import by_lot
@@ -73,6 +73,13 @@ def plan(
         evidence: The newest look.
     """
     assert now.tzinfo is not None, now
+    if deployment.deleting:
+        drops, present = _drop_reinstalled(deployment, nodes)
+        offline = offline_of(policy, rollout)
+        return removal.of_deleting(deployment, present, now=now, offline=offline, drops=drops)
+    first = removal.before_anything(deployment, nodes)
+    if first:
+        return Plan(tuple(first), deployment.status, None, SOON, None, Look())
     wanted = want(deployment, revisions, resolved)
     known = _known(revisions, wanted)
     drops, present = _drop_reinstalled(deployment, nodes)
