@@ -23,13 +23,13 @@ def run_to_the_end(node, revision, state):
     node.stop()
 
 
-def kill_everywhere(make_node, settled, numbered, *, give, state):
+def kill_everywhere(make_node, settled, numbered, *, give, state, part=slice(None)):
     """Kill once at each step that a clean run passes; return the table's rows."""
     clean = make_node("clean", copy_of=settled)
     revision = give(clean)
     run_to_the_end(clean, revision, state)
     rows = []
-    for number, step in enumerate(numbered(clean.passed())):
+    for number, step in enumerate(numbered(clean.passed())[part]):
         node = make_node(f"kill-{number}", copy_of=settled)
         assert give(node) == revision
         node.start_server()
@@ -43,8 +43,8 @@ def kill_everywhere(make_node, settled, numbered, *, give, state):
         node.start_agent()
         node.wait_state(state, revision)
         node.assert_rule_2()
+        node.wait_tidy()
         node.stop()
-        node.assert_no_litter()
         rows.append((step, *before))
     return revision, rows
 
@@ -56,14 +56,22 @@ def show(title, rows):
 
 
 @pytest.mark.timeout(600)
-def test_rules_2_and_8_a_kill_at_every_step_of_an_update(make_node, settled, numbered):
+@pytest.mark.parametrize("third", [0, 1, 2])
+def test_rules_2_and_8_a_kill_at_every_step_of_an_update(make_node, settled, numbered, third):
     def give(node):
         return node.order(*R2, sequence=20, baseline=R1)
 
-    _, rows = kill_everywhere(make_node, settled, numbered, give=give, state=NodeState.ACTIVE)
+    _, rows = kill_everywhere(
+        make_node,
+        settled,
+        numbered,
+        give=give,
+        state=NodeState.ACTIVE,
+        part=slice(third, None, 3),
+    )
 
-    show("update", rows)
-    assert len(rows) >= 20
+    show(f"update, part {third + 1} of 3", rows)
+    assert len(rows) >= 8
 
 
 @pytest.mark.timeout(600)

@@ -106,7 +106,7 @@ def test_a_model_whose_bytes_rot_on_the_disk_is_fetched_again_at_the_next_start(
     node.wait_active(revision)
 
     node.assert_rule_2()
-    node.assert_no_litter()
+    node.wait_tidy()
 
 
 def test_a_journal_that_rots_is_set_aside_and_what_is_current_is_adopted(make_node, settled):
