@@ -6,6 +6,7 @@
 
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 
 DURATION_PATTERN: Final = r"^([0-9]{1,9}(ms|s|m|h|d))+$"
@@ -21,6 +22,7 @@ _UNITS: Final = {
 }
 
 
+@lru_cache(maxsize=1024)
 def parse_duration(text: str) -> timedelta:
     """Return the duration that ``text`` names, such as ``90s`` or ``1h30m``.
 
@@ -49,6 +51,7 @@ def format_duration(value: timedelta) -> str:
     return "".join(words[:2])
 
 
+@lru_cache(maxsize=256)
 def parse_percent(text: str) -> int:
     """Return the whole percentage (0 to 100) that ``text`` names, such as ``50%``.
 

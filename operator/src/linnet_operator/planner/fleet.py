@@ -31,6 +31,26 @@ MODEL_FAULTS = frozenset(
 )
 """Failures that are the model's own; all others (a registry, a disk) are waited for."""
 
+_WELL = frozenset(
+    {
+        None,
+        NodeReason.NONE,
+        NodeReason.WORKING,
+        NodeReason.STAGED,
+        NodeReason.ACTIVE,
+        NodeReason.ABSENT,
+    }
+)
+_NOT_TAKEN_UP = frozenset(
+    {
+        NodeReason.DISK_FULL,
+        NodeReason.STALE_ORDER,
+        NodeReason.WRONG_NODE,
+        NodeReason.INVALID_ORDER,
+    }
+)
+"""Why a node says that it does not take an order up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -163,6 +183,14 @@ def is_stuck(node: NodeView, revision: str) -> bool:
     return _ended_in(node, revision, NodeState.FAILED, NodeState.REVERTED) and not has_failed(
         node, revision
     )
+
+
+def is_hindered(node: NodeView, revision: str) -> bool:
+    """Return True where the node cannot go on to ``revision`` now, says why, and tries again."""
+    report = node.report
+    if report is None or not is_ordered(node, revision) or is_settled(node):
+        return False
+    return report.reason not in _WELL if has_accepted(node) else report.reason in _NOT_TAKEN_UP
 
 
 def is_settled(node: NodeView) -> bool:

@@ -237,10 +237,10 @@ def _recheck(turn: Turn, status: ModelRolloutStatus) -> timedelta | None:
     clock = step_status(status, status.step)
     if clock.baking_since is not None:
         whole = turn.bake(status.step)
-        tenth = whole / 10
         served = bake.served(clock, now)
-        left = tenth - served % tenth if tenth and served < whole else timedelta()
-        times += [now + left, now + whole - served]
+        if served < whole:
+            tenth = whole / 10
+            times += [now + tenth - served % tenth, now + whole - served]
     if status.moved_at is not None:
         times += [
             status.moved_at + turn.decide_within(status.step),

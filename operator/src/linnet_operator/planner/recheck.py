@@ -38,7 +38,8 @@ def lease_times(
 
 def until(times: Iterable[datetime], now: datetime) -> timedelta | None:
     """Return how long it is to the first of ``times`` that lies ahead; None where none does."""
-    ahead = [time - now for time in times if time >= now]
+    # A time that is just reached was seen by this turn: turning again for it would never end.
+    ahead = [time - now for time in times if time > now]
     return max(SOON, min(ahead) + _MOMENT) if ahead else None
 
 

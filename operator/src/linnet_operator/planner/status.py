@@ -32,8 +32,10 @@ from linnet_operator.planner.decide import (
 )
 from linnet_operator.planner.fleet import (
     Fleet,
+    has_accepted,
     has_refused,
     is_active,
+    is_hindered,
     is_in,
     is_ordered,
     is_stuck,
@@ -211,12 +213,23 @@ def _place(node: NodeView, now: datetime) -> str:
         return "not connected"
     if node.report is None or node.report.state is None:
         return "not asked yet" if node.order is None else "asked"
+    if not has_accepted(node):
+        return "asked"
     return node.report.state.value
 
 
 def _trouble(turn: Turn, nodes: Sequence[NodeView]) -> str:
     candidate = turn.candidate.revision
-    stuck = [node for node in nodes if is_stuck(node, candidate) or has_refused(node, candidate)]
+    return _trouble_of(nodes, candidate)
+
+
+def _trouble_of(nodes: Sequence[NodeView], revision: str) -> str:
+    """Return what keeps the first of the nodes from ``revision``, in its own words."""
+    stuck = [
+        node
+        for node in nodes
+        if is_stuck(node, revision) or has_refused(node, revision) or is_hindered(node, revision)
+    ]
     if not stuck or stuck[0].report is None:
         return ""
     report = stuck[0].report
@@ -434,18 +447,7 @@ def catching_up(
     behind = [node for node in fleet.eligible if not is_active(node, stable.revision)]
     total = len(fleet.eligible)
     if behind:
-        stuck = [
-            node
-            for node in behind
-            if is_stuck(node, stable.revision) or has_refused(node, stable.revision)
-        ]
-        trouble = ""
-        if stuck and stuck[0].report is not None:
-            report = stuck[0].report
-            word = report.reason.value if report.reason is not None else "Failed"
-            trouble = f"; {stuck[0].name}: {word}" + (
-                f" ({report.message})" if report.message else ""
-            )
+        trouble = _trouble_of(behind, stable.revision)
         lost = [node for node in behind if not node.connected(now)]
         gone = f"; not connected: {names(lost)}" if lost else ""
         return _wait(
