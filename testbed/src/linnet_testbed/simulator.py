@@ -131,6 +131,8 @@ class FleetSimulator:
         bad: Digests whose models are worse than the stable one.
         refused: Digests that every node's trust refuses.
         failing: Digests whose self-test fails.
+        broken: Names of nodes on which every self-test fails, whatever the model.
+        wary: Names of nodes whose own ceiling refuses everything.
         deadly: Digests that take the node off the network when they are activated.
         kill_chance: The chance that the operator is killed between two writes.
         kill_at: Before these writes, counted from 1 over the whole run, it is killed for sure.
@@ -173,6 +175,8 @@ class FleetSimulator:
         self.bad: set[str] = set()
         self.refused: set[str] = set()
         self.failing: set[str] = set()
+        self.broken: set[str] = set()
+        self.wary: set[str] = set()
         self.deadly: set[str] = set()
         self.kill_chance = 0.0
         self.kill_at: set[int] = set()
@@ -536,7 +540,7 @@ class FleetSimulator:
             else:
                 self._soak(node)
             return
-        if desired.artifact in self.refused:
+        if desired.artifact in self.refused or node.name in self.wary:
             self._later(node, 0.3, lambda: self._refuse(node))
             return
         if desired.revision in node.disk:
@@ -560,7 +564,7 @@ class FleetSimulator:
 
     def _self_test(self, node: VirtualNode) -> None:
         assert node.order is not None
-        if node.order.desired.artifact in self.failing:
+        if node.order.desired.artifact in self.failing or node.name in self.broken:
             self._set(node, NodeState.FAILED, NodeReason.SELF_TEST_FAILED, "output is NaN")
             return
         self._later(node, 0.5, lambda: self._activate(node))
