@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
 from linnet_agent import journal as table
-from linnet_agent.errors import AgentError, ServerUnavailableError
+from linnet_agent.errors import AgentError, DiskFullError, ServerUnavailableError
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Step
 from linnet_agent.metrics import Metrics
@@ -164,6 +164,8 @@ class Worker:
         self._progress: tuple[int, int] | None = None
         self._seen: tuple[str | None, str | None, frozenset[str]] = (None, None, frozenset())
         self._tries = 0
+        self._disk_fault: str | None = None
+        """Why nothing can be written down: it is told, and stands nowhere else."""
         self.booted = False
 
     def notify(self) -> None:
@@ -179,7 +181,10 @@ class Worker:
     def view(self) -> WorkerView:
         """Return what there is to tell."""
         current, previous, complete = self._seen
-        return WorkerView(self.journal, self._problem, current, previous, complete, self._progress)
+        journal = self.journal
+        if self._disk_fault is not None:
+            journal = replace(journal, reason=NodeReason.DISK_FULL, message=self._disk_fault)
+        return WorkerView(journal, self._problem, current, previous, complete, self._progress)
 
     async def run(self) -> None:
         """Work for ever."""
@@ -257,6 +262,7 @@ class Worker:
                 wait = await self._step()
             except OSError as error:
                 return self._survive(error)
+            self._note_disk(None)
             if wait is not None:
                 return wait.seconds
 
@@ -362,7 +368,7 @@ class Worker:
         return _Pause(max(0.01, min(left_s, _SOAK_LOOK_S)))
 
     async def _note_error(self, error: AgentError, action: Action, facts: Facts) -> "_Pause | None":
-        message = str(error)
+        message = f"{error}. {error.remedy}" if error.remedy else str(error)
         if error.transient:
             after = table.postpone(self.journal, reason=error.reason, message=message)
         else:
@@ -394,14 +400,15 @@ class Worker:
         """Note a fault of the disk, in memory only: there may be no room to write it down."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         log.warning("agent.disk.fault", extra=self._facts(cause=str(error), full=full))
-        if full and not self.journal.state.settled:
-            self.journal = table.postpone(
-                self.journal,
-                reason=NodeReason.DISK_FULL,
-                message=f"there is no room below {self._parts.store.root}",
-            )
-            self._reporter.mark(self.key)
+        if full:
+            where = self._parts.store.root
+            self._note_disk(f"there is no room below {where}. {DiskFullError.remedy}")
         return self._back_off().seconds
+
+    def _note_disk(self, fault: str | None) -> None:
+        if fault != self._disk_fault:
+            self._disk_fault = fault
+            self._reporter.mark(self.key)
 
     async def _write(self, journal: Journal) -> None:
         if journal == self.journal:
@@ -634,8 +641,12 @@ class Worker:
         )
 
     async def _evict(self) -> None:
-        async with self._parts.disk:
-            await asyncio.to_thread(self._evict_now)
+        """Make room; what cannot be removed is in nobody's way."""
+        try:
+            async with self._parts.disk:
+                await asyncio.to_thread(self._evict_now)
+        except OSError as error:
+            log.warning("agent.evict.failed", extra=self._facts(cause=str(error)[:300]))
         self._look()
 
     def _evict_now(self) -> None:

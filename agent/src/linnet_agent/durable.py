@@ -58,16 +58,21 @@ def remove_file(path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory with all in it; it vanishes in one rename, then its files go."""
+    """Remove a directory with all in it; it vanishes in one rename, then its files go.
+
+    What is no directory goes as well, and what a kill has left of a removal.
+    """
+    if path.name.startswith(TRASH):
+        _discard(path)
+        return
     trash = path.with_name(f"{TRASH}{path.name}")
-    if trash.exists():
-        shutil.rmtree(trash)
+    _discard(trash)
     try:
         path.rename(trash)
     except FileNotFoundError:
         return
     sync_directory(path.parent)
-    shutil.rmtree(trash)
+    _discard(trash)
 
 
 def sweep(directory: Path) -> None:
@@ -75,13 +80,8 @@ def sweep(directory: Path) -> None:
     if not directory.is_dir():
         return
     for path in directory.iterdir():
-        if path.name.startswith(TRASH):
-            shutil.rmtree(path)
-        elif path.name.startswith(_TEMPORARY):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        if path.name.startswith((TRASH, _TEMPORARY)):
+            _discard(path)
 
 
 def temporary_directory(path: Path) -> Path:
@@ -100,3 +100,10 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -409,7 +409,7 @@ def _wait_for_server(journal: Journal, revision: str, facts: Facts) -> Action:
         Step.WAIT,
         revision,
         reason=NodeReason.SERVER_UNAVAILABLE,
-        message="linnet-server does not answer on its control socket",
+        message="linnet-server does not answer on its control socket: check that it runs",
     )
 
 

@@ -288,7 +288,10 @@ class Desired:
                 },
                 "spec": item["spec"],
             }
-            write_file(self._path(wanted.key), json.dumps(kept).encode(), mode=0o600)
+            try:
+                write_file(self._path(wanted.key), json.dumps(kept).encode(), mode=0o600)
+            except OSError as error:  # a full disk: the order stands in memory, and in the hub
+                log.warning("desired.unwritten", extra={"file": name, "cause": str(error)})
         self._on_change(wanted.key)
 
     def drop(self, name: str) -> None:

@@ -36,6 +36,16 @@ def test_a_directory_goes_with_all_in_it_though_trash_is_left_from_before(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stray_file_goes_like_a_directory_and_so_does_its_trash(tmp_path):
+    for name in ("stray", ".trash-old"):
+        (tmp_path / name).write_bytes(b"x")
+
+    durable.remove_directory(tmp_path / "stray")
+    durable.remove_directory(tmp_path / ".trash-old")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_not_there_is_removed_already(tmp_path):
     durable.remove_directory(tmp_path / "none")
     durable.remove_file(tmp_path / "none")
