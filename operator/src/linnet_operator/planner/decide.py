@@ -9,7 +9,7 @@
   return at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -43,6 +43,8 @@ from linnet_operator.planner.wanted import title
 ROLLBACKS_A_DAY = 2
 """So many automatic ones, then a person is asked."""
 _DECISIONS_LIMIT = 100
+_MANY_NODES = 5
+_LONE_NODE = "one node only: look at it, then promote to go on without it, or abort"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,22 @@ class Transition:
     keep: EvidenceRef | None = None
 
 
+def _keep(before: ModelRolloutStatus, after: ModelRolloutStatus) -> EvidenceRef | None:
+    """Return what a new record names for the first time: it is kept before it is named."""
+    if after.evidence is not None and after.evidence != before.evidence:
+        return after.evidence
+    if len(after.decisions) and after.decisions[-1:] != before.decisions[-1:]:
+        return after.decisions[-1].evidence
+    return None
+
+
 def decide(turn: Turn) -> Transition | None:
     """Return the next transition; None where the recorded state stands."""
     status = _take_up_acts(turn)
-    found = _first(turn, status)
-    if found is not None:
-        return found
-    clocked = _set_clock(turn, status)
-    return Transition(clocked) if clocked != turn.rollout.status else None
+    found = _first(turn, status) or _set_clock(turn, status)
+    if found == turn.rollout.status:
+        return None
+    return Transition(found, _keep(turn.rollout.status, found))
 
 
 def names(nodes: list[NodeView]) -> str:
@@ -69,7 +79,7 @@ def names(nodes: list[NodeView]) -> str:
     return f"{shown} and {len(nodes) - 3} more" if len(nodes) > 3 else shown
 
 
-def _first(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _first(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     if status.phase is RolloutPhase.ROLLING_BACK:
         return _end_rollback(turn, status)
     abort = acts.fresh(turn.rollout, ActVerb.ABORT)
@@ -105,7 +115,7 @@ def _take_up_acts(turn: Turn) -> ModelRolloutStatus:
 # ---------------------------------------------------------------- what ends it
 
 
-def _superseded(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _superseded(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     wanted = turn.wanted.revision
     if wanted is None or wanted.revision == turn.candidate.revision:
         return None
@@ -113,25 +123,15 @@ def _superseded(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
         message = f"the spec names the stable revision {turn.stable.revision} again"
         return _roll_back(turn, status, RolloutPhase.SUPERSEDED, message)
     message = f"the spec names revision {wanted.revision} now"
-    return Transition(
-        _ended(
-            turn,
-            _note(turn, status, Action.HOLD, Verdict.NOT_MEASURED, message),
-            RolloutPhase.SUPERSEDED,
-            f"superseded: {message}",
-        )
-    )
+    noted = _note(turn, status, Action.HOLD, Verdict.NOT_MEASURED, message)
+    return _ended(turn, noted, RolloutPhase.SUPERSEDED, f"superseded: {message}")
 
 
-def _node_failure(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
-    forgiven = max(
-        (decision.step for decision in status.decisions if decision.action == Action.PROMOTE),
-        default=0,
-    )
+def _node_failure(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     failed = [
         node
         for node in turn.fleet.everyone
-        if has_failed(node, turn.candidate.revision) and _ordered_at(node) > forgiven
+        if has_failed(node, turn.candidate.revision) and not _is_forgiven(status, node)
     ]
     if not failed:
         return None
@@ -140,10 +140,13 @@ def _node_failure(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     reason = first.reason.value if first.reason is not None else "Failed"
     more = f" and {len(failed) - 1} more nodes" if len(failed) > 1 else ""
     said = f": {first.message}" if first.message else ""
-    return _bad(turn, status, f"{reason} on {failed[0].name}{more}{said}")
+    message = f"{reason} on {failed[0].name}{more}{said}"
+    if _is_lone(failed, turn.asked(status)):
+        return _ask(turn, status, Verdict.FAIL, f"{message} ({_LONE_NODE})")
+    return _bad(turn, status, message)
 
 
-def _lost_nodes(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _lost_nodes(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     silent = [node for node in turn.fleet.silent if has_taken(node, turn.candidate.revision)]
     if len(silent) < 2 or len(silent) <= unavailable_limit(turn.policy.budget, turn.fleet):
         return None
@@ -168,9 +171,13 @@ def _lost_nodes(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     )
 
 
-def _refused(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _refused(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     candidate = turn.candidate.revision
-    refused = [node for node in turn.fleet.everyone if has_refused(node, candidate)]
+    refused = [
+        node
+        for node in turn.fleet.everyone
+        if has_refused(node, candidate) and not _is_forgiven(status, node)
+    ]
     if not refused:
         return None
     asked = [node for node in turn.asked(status) if node.connected(turn.now)]
@@ -184,10 +191,23 @@ def _refused(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
         f"{len(refused)} of {len(asked)} asked nodes refused it by their own trust "
         f"({', '.join(reasons)}); {refused[0].name}{said}"
     )
+    if _is_lone(refused, asked):
+        return _ask(turn, status, Verdict.FAIL, f"{message} ({_LONE_NODE})")
     return _roll_back(turn, status, RolloutPhase.REFUSED, message)
 
 
-def _bad(turn: Turn, status: ModelRolloutStatus, message: str) -> Transition | None:
+def _is_lone(bad: Sequence[NodeView], asked: Sequence[NodeView]) -> bool:
+    """Return True where one node speaks against many: a broken or captured one turns no fleet."""
+    return len(bad) == 1 and len(asked) >= _MANY_NODES
+
+
+def _is_forgiven(status: ModelRolloutStatus, node: NodeView) -> bool:
+    """Return True where a person said to go on although this node had failed or refused."""
+    promoted = [d.step for d in status.decisions if d.action == Action.PROMOTE]
+    return _ordered_at(node) <= max(promoted, default=0)
+
+
+def _bad(turn: Turn, status: ModelRolloutStatus, message: str) -> ModelRolloutStatus | None:
     """Return the way back for a candidate that is bad, or the question to a person."""
     day_ago = turn.now - timedelta(days=1)
     taken_back = [entry for entry in turn.deployment.status.condemned if entry.at > day_ago]
@@ -206,19 +226,19 @@ def _roll_back(
     message: str,
     *,
     verdict: Verdict = Verdict.NOT_MEASURED,
-) -> Transition:
+) -> ModelRolloutStatus:
     noted = _note(turn, status, Action.ROLLBACK, verdict, message)
     update = {"phase": RolloutPhase.ROLLING_BACK, "reason": end.value, "message": message}
-    return _moved(turn, noted, update, evidence=verdict is Verdict.FAIL)
+    return _moved(turn, noted, update)
 
 
-def _end_rollback(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _end_rollback(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     waiting = [node for node in turn.fleet.everyone if not is_back(turn, node)]
     if any(node.connected(turn.now) for node in waiting):
         return None
     end = RolloutPhase(status.reason or RolloutPhase.ROLLED_BACK)
     cause = status.decisions[-1].message if status.decisions else ""
-    return Transition(_ended(turn, status, end, _epitaph(turn, end, cause, waiting)))
+    return _ended(turn, status, end, _epitaph(turn, end, cause, waiting))
 
 
 def is_back(turn: Turn, node: NodeView) -> bool:
@@ -265,16 +285,16 @@ def _epitaph(turn: Turn, end: RolloutPhase, cause: str, waiting: list[NodeView])
 # ---------------------------------------------------------------- what moves it
 
 
-def _start(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _start(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     begun = status.model_copy(
         update={"started_at": turn.now, "moved_at": turn.now, "phase": RolloutPhase.LEARNING}
     )
     if turn.compares:
-        return Transition(begun)
-    return _go_on(turn, begun, 0) or Transition(begun)
+        return begun
+    return _go_on(turn, begun, 0) or begun
 
 
-def _learn(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _learn(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     if not turn.compares:
         return _go_on(turn, status, 0)
     evidence = turn.look_at(0)
@@ -285,11 +305,10 @@ def _learn(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     if evidence.verdict is Verdict.FLEET_TROUBLE or (unready and not proceed):
         return None
     known = status.model_copy(update={"evidence": evidence.ref or status.evidence})
-    found = _go_on(turn, known, 0)
-    return None if found is None else Transition(found.status, evidence.ref)
+    return _go_on(turn, known, 0)
 
 
-def _bake_from_now(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _bake_from_now(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     if not is_all_in(turn, status):
         return None
     clock = bake.set_running(step_status(status, status.step), running=True, now=turn.now)
@@ -298,7 +317,7 @@ def _bake_from_now(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     )
 
 
-def _gated(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _gated(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     """Return what the evidence of the step brings about."""
     if status.step == 0:
         return None
@@ -317,11 +336,7 @@ def _gated(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
             is_asking(status) and not asked_for_fail
         ):
             noted = _note(turn, status, Action.ADVANCE, gate.verdict, gate.message)
-            found = _go_on(turn, noted, status.step)
-            if found is None:
-                return None
-            look = turn.look_at(status.step)
-            return Transition(found.status, look.ref if look is not None else None)
+            return _go_on(turn, noted, status.step)
         case _:
             return None
 
@@ -352,10 +367,19 @@ def is_all_in(turn: Turn, status: ModelRolloutStatus) -> bool:
     """Return True where every asked node serves the candidate; a tenth may be silent."""
     asked = turn.asked(status)
     silent = {node.name for node in turn.fleet.silent}
-    missing = [node for node in asked if not is_in(node, turn.candidate.revision, now=turn.now)]
+    missing = [
+        node
+        for node in asked
+        if not is_in(node, turn.candidate.revision, now=turn.now)
+        and not (_has_said_no(node, turn.candidate.revision) and _is_forgiven(status, node))
+    ]
     if any(node.name not in silent for node in missing):
         return False
     return bake.may_run(node_count=len(asked), missing_count=len(missing))
+
+
+def _has_said_no(node: NodeView, candidate: str) -> bool:
+    return has_failed(node, candidate) or has_refused(node, candidate)
 
 
 def is_asking(status: ModelRolloutStatus) -> bool:
@@ -371,7 +395,7 @@ def next_steps(turn: Turn, step: int) -> range:
     return range(first, turn.merged_to(first) + 1)
 
 
-def _promoted(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _promoted(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     act = acts.fresh(turn.rollout, ActVerb.PROMOTE, step=status.step)
     if act is None or turn.deployment.spec.paused:
         return None
@@ -379,7 +403,7 @@ def _promoted(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     return _begin(turn, noted, next_steps(turn, status.step))
 
 
-def _waited(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _waited(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     if is_asking(status):
         return None
     if status.reason == WaitReason.APPROVAL:
@@ -390,7 +414,7 @@ def _waited(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     return _go_on(turn, status, status.step)
 
 
-def _go_on(turn: Turn, status: ModelRolloutStatus, step: int) -> Transition | None:
+def _go_on(turn: Turn, status: ModelRolloutStatus, step: int) -> ModelRolloutStatus | None:
     """Return the begin of what follows ``step``, or what it waits for first; None while held."""
     coming = next_steps(turn, step)
     if turn.held is not None or not turn.eligible_count:
@@ -404,7 +428,7 @@ def _go_on(turn: Turn, status: ModelRolloutStatus, step: int) -> Transition | No
     return _begin(turn, status, coming)
 
 
-def _begin(turn: Turn, status: ModelRolloutStatus, coming: range) -> Transition:
+def _begin(turn: Turn, status: ModelRolloutStatus, coming: range) -> ModelRolloutStatus:
     """Return the begin of the steps ``coming``, which are one; Finishing where there is none."""
     stopped = _with_step(
         status,
@@ -429,7 +453,7 @@ def _begin(turn: Turn, status: ModelRolloutStatus, coming: range) -> Transition:
     return _moved(turn, stopped, update)
 
 
-def _wait(turn: Turn, status: ModelRolloutStatus, reason: WaitReason) -> Transition | None:
+def _wait(turn: Turn, status: ModelRolloutStatus, reason: WaitReason) -> ModelRolloutStatus | None:
     if status.phase is RolloutPhase.WAITING and status.reason == reason:
         return None
     return _moved(turn, status, {"phase": RolloutPhase.WAITING, "reason": reason.value})
@@ -437,7 +461,7 @@ def _wait(turn: Turn, status: ModelRolloutStatus, reason: WaitReason) -> Transit
 
 def _ask(
     turn: Turn, status: ModelRolloutStatus, verdict: Verdict, message: str
-) -> Transition | None:
+) -> ModelRolloutStatus | None:
     if is_asking(status) and status.verdict in (Verdict.FAIL, verdict):
         return None
     noted = _note(turn, status, Action.ASK, verdict, message)
@@ -446,10 +470,10 @@ def _ask(
         "reason": WaitReason.DECISION.value,
         "verdict": verdict,
     }
-    return _moved(turn, noted, update, evidence=True)
+    return _moved(turn, noted, update)
 
 
-def _complete(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
+def _complete(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
     if not turn.eligible_count or not is_all_in(turn, status):
         return None
     serving = sum(is_active(node, turn.candidate.revision) for node in turn.fleet.eligible)
@@ -457,7 +481,7 @@ def _complete(turn: Turn, status: ModelRolloutStatus) -> Transition | None:
     deferred = f"; {len(turn.fleet.deferred)} deferred, they catch up by themselves"
     left = deferred if turn.fleet.deferred else ""
     message = f"{serving} of {total} nodes serve {title(turn.candidate, turn.revisions)}{left}"
-    return Transition(_ended(turn, status, RolloutPhase.COMPLETED, message))
+    return _ended(turn, status, RolloutPhase.COMPLETED, message)
 
 
 # ---------------------------------------------------------------- how it is written down
@@ -505,15 +529,13 @@ def _with_step(status: ModelRolloutStatus, step: int, new: StepStatus) -> ModelR
 
 
 def _moved(
-    turn: Turn, status: ModelRolloutStatus, update: Mapping[str, object], *, evidence: bool = False
-) -> Transition:
+    turn: Turn, status: ModelRolloutStatus, update: Mapping[str, object]
+) -> ModelRolloutStatus:
     waited_s = status.waited_s
     person = (WaitReason.APPROVAL, WaitReason.DECISION)
     if status.phase is RolloutPhase.WAITING and status.reason in person and status.moved_at:
         waited_s += max(0, int((turn.now - status.moved_at).total_seconds()))
-    moved = status.model_copy(update={"moved_at": turn.now, "waited_s": waited_s, **update})
-    keep = status.decisions[-1].evidence if evidence and status.decisions else None
-    return Transition(moved, keep)
+    return status.model_copy(update={"moved_at": turn.now, "waited_s": waited_s, **update})
 
 
 def _ended(
