@@ -41,7 +41,8 @@ class Serving(ApiModel):
         Literal["Linnet", "Files"],
         Field(
             description="Linnet: linnet-server answers the Open Inference Protocol. Files: verified files and an atomic "
-            "'current' for a program of your own."
+            "'current' for a program of your own; nobody counts its requests, so comparisons find no data: name a policy with "
+            "'compare: []', and thresholds on what your program measures."
         ),
     ] = "Linnet"
     threads: Annotated[
@@ -59,13 +60,15 @@ class Resources(ApiModel):
     memory: Annotated[
         Quantity | None,
         Field(
-            description="Memory of one loaded revision, such as 512Mi. Absent: not checked beforehand."
+            description="Memory of one loaded revision, such as 512Mi. Recorded in each order; not checked yet: loading fails "
+            "where there is too little."
         ),
     ] = None
     disk: Annotated[
         Quantity | None,
         Field(
-            description="Disk of one revision, such as 2Gi. Absent: the sizes in the manifest count."
+            description="Disk of one revision, such as 2Gi. Recorded in each order; not checked yet: a node reserves what "
+            "the sizes in the manifest say, and reports DiskFull before it fetches."
         ),
     ] = None
 
@@ -91,7 +94,8 @@ class ModelDeploymentSpec(ApiModel):
         str,
         Field(
             description="Where the model lies: oci://registry/path:tag, oci://registry/path@sha256:..., https://... or "
-            "file:///... A tag is resolved once, when the revision is cut; a tag that moves later changes nothing.",
+            "file:///... A tag is resolved once, when the revision is cut; a tag that moves later changes nothing. Agents of "
+            "this version fetch oci:// alone: with another scheme the deployment is InvalidSpec.",
             pattern=r"^(oci|https|file)://[^\s]+$",
             min_length=8,
             max_length=512,
@@ -123,7 +127,9 @@ class ModelDeploymentSpec(ApiModel):
     variants: Annotated[
         tuple[Variant, ...],
         Field(
-            description="Variants in order of preference, such as onnx-int8, onnx. Empty: whatever the artifact has.",
+            description="Variants in order of preference, such as onnx-int8, onnx. Empty: whatever the artifact has. Not "
+            "chosen from yet: an artifact has one variant, and an OCI index of several is UnsupportedArtifact; another list "
+            "makes another revision all the same.",
             max_length=16,
             json_schema_extra=ATOMIC,
         ),

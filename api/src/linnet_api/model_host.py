@@ -59,7 +59,10 @@ class Trust(ApiModel):
         str, Field(description="Hash over policies and roots in force.", max_length=64)
     ] = ""
     stale: Annotated[
-        bool, Field(description="True: trust was not refreshed for longer than a policy allows.")
+        bool,
+        Field(
+            description="True: trust was not refreshed for longer than a policy allows. Not measured yet: always false."
+        ),
     ] = False
     loosened: Annotated[
         bool,
@@ -100,7 +103,7 @@ class ModelHostStatus(ApiModel):
     accelerators: Annotated[
         tuple[Accelerator, ...],
         Field(
-            description="Accelerators that the node has.",
+            description="Accelerators that the node has. Not looked for yet: always empty.",
             max_length=32,
             json_schema_extra=map_list("name"),
         ),

@@ -35,7 +35,8 @@ class Desired(ApiModel):
     state: Annotated[
         Literal["Staged", "Active", "Absent"],
         Field(
-            description="Staged: on disk, verified. Active: serving. Absent: unload; the only order that takes a model away."
+            description="Staged: on disk, verified; agents obey it, the operator does not order it yet. Active: serving. "
+            "Absent: unload; the only order that takes a model away."
         ),
     ]
     revision: Annotated[
@@ -52,11 +53,15 @@ class Desired(ApiModel):
     serving: Annotated[
         Serving, Field(description="How it is served; name is always filled in.")
     ] = Serving()
-    resources: Annotated[Resources, Field(description="What it needs.")] = Resources()
+    resources: Annotated[
+        Resources, Field(description="What it needs, for the record; not checked yet.")
+    ] = Resources()
     variants: Annotated[
         tuple[Annotated[str, Field(max_length=63)], ...],
         Field(
-            description="Variants in order of preference.", max_length=16, json_schema_extra=ATOMIC
+            description="Variants in order of preference; not chosen from yet.",
+            max_length=16,
+            json_schema_extra=ATOMIC,
         ),
     ] = ()
 

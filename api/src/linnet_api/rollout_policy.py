@@ -120,7 +120,7 @@ class Threshold(ApiModel):
         str,
         Field(
             description="PromQL that answers with one number. {{namespace}} {{deployment}} {{revision}} {{baseline}} "
-            "{{window}} {{nodes}} are filled in.",
+            "{{window}} {{nodes}} are filled in; {{nodes}} is a regular expression of up to 200 node names, and .+ above.",
             min_length=1,
             max_length=4096,
         ),
@@ -192,7 +192,8 @@ class Judge(ApiModel):
     false_rollback: Annotated[
         Percent,
         Field(
-            description="The chance to take a good model back, over the whole rollout, 1% to 100%. Default 1%."
+            description="The chance to take a good model back, over the whole rollout, 1% to 99%; 0% counts as 1%, 100% as "
+            "99%. Default 1%."
         ),
     ] = "1%"
     detect: Annotated[
@@ -238,7 +239,8 @@ class Budget(ApiModel):
     max_downloads: Annotated[
         int,
         Field(
-            description="Nodes that fetch at the same time, 1 to 10000. Default 10.",
+            description="Nodes that are under way at the same time, 1 to 10000: told to change, connected, and not settled; "
+            "one that fetches is among them. Going back does not count. Default 10.",
             ge=1,
             le=10_000,
         ),

@@ -81,7 +81,12 @@ class Authority(ApiModel):
 
     name: Annotated[ShortName, Field(description="Name of the authority, such as release.")]
     key: Annotated[Key | None, Field(description="A pinned public key.")] = None
-    keyless: Annotated[Keyless | None, Field(description="A keyless identity.")] = None
+    keyless: Annotated[
+        Keyless | None,
+        Field(
+            description="A keyless identity. Agents of this version count no keyless signature; refusals and status say so."
+        ),
+    ] = None
 
 
 class Require(ApiModel):
@@ -138,7 +143,8 @@ class Freshness(ApiModel):
     max_trust_age: Annotated[
         Duration | None,
         Field(
-            description="Trust that was not refreshed for so long is reported as stale. Absent: never."
+            description="Trust that was not refreshed for so long is reported as stale. Absent: never. Not measured yet; "
+            "status says so."
         ),
     ] = None
 
@@ -149,7 +155,8 @@ class Signature(ApiModel):
     formats: Annotated[
         tuple[Literal["OMS", "Cosign"], ...],
         Field(
-            description="OMS: OpenSSF Model Signing. Cosign: cosign bundles. Default: OMS.",
+            description="OMS: OpenSSF Model Signing. Cosign: cosign bundles. Default: OMS. Agents of this version read OMS "
+            "alone: without it here they refuse everything.",
             max_length=2,
             json_schema_extra=ATOMIC,
         ),
@@ -179,7 +186,8 @@ class Revoked(ApiModel):
         Literal["Revert", "KeepServing"],
         Field(
             description="What a revoked model that is active does. Revert (default): back to the last good one; where none is "
-            "left it serves on and alarms, unless the node's own ceiling revokes it."
+            "left it serves on and alarms, unless the node's own ceiling revokes it. Not acted on yet, and status says so: what "
+            "is active serves on either way, and is not activated again; name another model in the deployment."
         ),
     ] = "Revert"
 
@@ -201,7 +209,7 @@ class TrustPolicySpec(ApiModel):
     trust_roots: Annotated[
         tuple[TrustRoot, ...],
         Field(
-            description="Sigstore trusted roots for keyless authorities, at most 8.",
+            description="Sigstore trusted roots for keyless authorities, at most 8. Not used before those count.",
             max_length=8,
             json_schema_extra=map_list("name"),
         ),

@@ -84,9 +84,39 @@ def trust_problems(spec: TrustPolicySpec) -> list[str]:
             f"spec.require.threshold is {spec.require.threshold}, but only {counted} authorities "
             "count: nothing could ever be allowed"
         )
+    keys = sum(
+        authority.key is not None and (not spec.require.of or authority.name in spec.require.of)
+        for authority in spec.authorities
+    )
+    if keys < spec.require.threshold <= counted:
+        problems.append(
+            f"spec.require.threshold is {spec.require.threshold}, and {keys} of the authorities "
+            "that count have a key: agents of this version count no keyless signature, so they "
+            "refuse everything"
+        )
+    if "OMS" not in spec.signature.formats:
+        problems.append(
+            "spec.signature.formats lacks OMS: agents of this version read no other format, so "
+            "they refuse everything"
+        )
     for authority in spec.authorities:
         problems += [f"spec.authorities {authority.name}: {text}" for text in _keyless(authority)]
     return problems
+
+
+def trust_gaps(spec: TrustPolicySpec) -> list[str]:
+    """Return what a usable TrustPolicy asks for and agents of this version do not do."""
+    keyless = [authority.name for authority in spec.authorities if authority.keyless is not None]
+    gaps = []
+    if keyless:
+        gaps.append(f"keyless authorities do not count: {', '.join(keyless)}")
+    if "Cosign" in spec.signature.formats:
+        gaps.append("cosign bundles are not read (signature.formats)")
+    if spec.freshness.max_trust_age is not None:
+        gaps.append("nobody reports trust as stale (freshness.maxTrustAge)")
+    if (spec.revoked.key_ids or spec.revoked.digests) and spec.revoked.on_active == "Revert":
+        gaps.append("what is revoked and active serves on (revoked.onActive: Revert)")
+    return gaps
 
 
 def policy_status(entry: Entry, *, now: datetime) -> RolloutPolicyStatus | None:
@@ -106,15 +136,21 @@ def trust_status(entry: Entry, *, now: datetime) -> TrustPolicyStatus | None:
     facts = facts_of(entry, TrustFacts)
     spec = facts.spec
     problems = [spec.message] if isinstance(spec, Invalid) else trust_problems(spec)
+    gaps = [] if isinstance(spec, Invalid) else trust_gaps(spec)
     wanted = TrustPolicyStatus(
         observed_generation=entry.generation,
-        conditions=_conditions(problems, entry, before=facts.status.conditions, now=now),
+        conditions=_conditions(problems, entry, before=facts.status.conditions, now=now, gaps=gaps),
     )
     return None if wanted == facts.status else wanted
 
 
 def _conditions(
-    problems: Sequence[str], entry: Entry, *, before: Sequence[Condition], now: datetime
+    problems: Sequence[str],
+    entry: Entry,
+    *,
+    before: Sequence[Condition],
+    now: datetime,
+    gaps: Sequence[str] = (),
 ) -> tuple[Condition, ...]:
     if problems:
         wanted = stalled(
@@ -123,9 +159,10 @@ def _conditions(
             generation=entry.generation,
         )
     else:
+        text = f" Not there yet: {'; '.join(gaps)}." if gaps else ""
         wanted = settled(
             reason=DeploymentReason.ACCEPTED,
-            message="The policy can be used.",
+            message=f"The policy can be used.{text}",
             generation=entry.generation,
         )
     # Kubernetes keeps whole seconds; a finer time would differ from itself at the next turn.

@@ -147,6 +147,7 @@ def test_a_spec_that_cannot_be_read_is_kept_as_a_sentence(cache):
         pytest.param("oci://r.io/a@sha256:12", None, id="a short digest"),
         pytest.param("oci://r.io/a", None, id="no tag"),
         pytest.param(f"oci://r.io/a@{DIGEST}", f"sha256:{'b' * 64}", id="two digests"),
+        pytest.param("https://r.io/a.onnx", DIGEST, id="a scheme that no agent fetches yet"),
     ],
 )
 def test_a_source_that_is_none_makes_the_spec_invalid(cache, source, digest):
@@ -158,6 +159,25 @@ def test_a_source_that_is_none_makes_the_spec_invalid(cache, source, digest):
     read = facts_of(cache.all(MODEL_DEPLOYMENTS)[0], DeploymentFacts).spec
     assert isinstance(read, Invalid)
     assert read.message.startswith("spec.source: ")
+
+
+def test_a_source_that_is_none_does_not_hold_up_a_deletion(cache):
+    metadata = {
+        "name": "digits",
+        "namespace": "factory",
+        "uid": "u",
+        "resourceVersion": "1",
+        "deletionTimestamp": "2026-11-21T12:00:00Z",
+        "finalizers": ["linnet.dev/unload"],
+    }
+    spec = {"source": "oci://r.io/a", "nodes": {"matchLabels": {"a": "b"}}}
+
+    cache.put(MODEL_DEPLOYMENTS, {"metadata": metadata, "spec": spec})
+
+    read = facts_of(cache.all(MODEL_DEPLOYMENTS)[0], DeploymentFacts)
+    assert read.deleting
+    assert read.finalizers == ("linnet.dev/unload",)
+    assert not isinstance(read.spec, Invalid)
 
 
 def test_an_object_that_cannot_be_read_at_all_is_left_out(cache, caplog):

@@ -7,11 +7,13 @@ import pytest
 from linnet_api.rollout_policy import BUILT_IN, RolloutPolicySpec
 from linnet_api.trust_policy import TrustPolicySpec
 from linnet_operator.cache import FleetCache
-from linnet_operator.kube import ROLLOUT_POLICIES
-from linnet_operator.policies import policy_problems, policy_status, trust_problems
+from linnet_operator.kube import ROLLOUT_POLICIES, TRUST_POLICIES
+from linnet_operator.policies import policy_problems, policy_status, trust_problems, trust_status
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 PEM = "-----BEGIN PUBLIC KEY-----\n" + "A" * 64
+RELEASE = {"name": "release", "key": {"publicKeyPEM": PEM}}
+KEYLESS = {"name": "ci", "keyless": {"issuer": "https://i", "identity": "me"}}
 STEPS = [{"nodes": 1, "bake": "10m"}, {"nodes": "100%", "bake": "1h"}]
 
 
@@ -80,6 +82,8 @@ def test_a_bake_of_nothing_does_not_count_as_the_shortest():
             "regular expression",
             id="no regular expression",
         ),
+        pytest.param({"authorities": [KEYLESS]}, "no keyless signature", id="keyless alone"),
+        pytest.param({"signature": {"formats": ["Cosign"]}}, "lacks OMS", id="cosign alone"),
     ],
 )
 def test_a_trust_policy_that_can_allow_nothing_says_why(spec, says):
@@ -88,6 +92,31 @@ def test_a_trust_policy_that_can_allow_nothing_says_why(spec, says):
     problems = trust_problems(TrustPolicySpec.model_validate(whole))
 
     assert any(says in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        pytest.param({"authorities": [RELEASE, KEYLESS]}, "do not count: ci", id="keyless"),
+        pytest.param({"signature": {"formats": ["OMS", "Cosign"]}}, "cosign", id="cosign"),
+        pytest.param({"freshness": {"maxTrustAge": "7d"}}, "maxTrustAge", id="trust age"),
+        pytest.param({"revoked": {"keyIds": ["a" * 64]}}, "serves on", id="revoked and active"),
+    ],
+)
+def test_what_a_trust_policy_asks_for_in_vain_is_said_in_its_status(spec, says):
+    body = {
+        "metadata": {"name": "p", "uid": "u", "resourceVersion": "1", "generation": 1},
+        "spec": {"authorities": [RELEASE], **spec},
+        "status": {"observedGeneration": -1},
+    }
+    cache = FleetCache()
+    cache.put(TRUST_POLICIES, body)
+
+    status = trust_status(cache.all(TRUST_POLICIES)[0], now=NOON)
+
+    ready = next(each for each in status.conditions if each.type == "Ready")
+    assert (ready.status, ready.reason) == ("True", "Accepted")
+    assert says in ready.message
 
 
 def test_a_status_that_is_as_it_should_be_is_not_written_again():

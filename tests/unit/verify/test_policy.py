@@ -57,6 +57,12 @@ def verdict(*policies, ceiling=None, **facts):
         pytest.param([policy()], {}, NodeReason.NONE, id="signed by the authority"),
         pytest.param([], {}, NodeReason.NO_TRUST_POLICY, id="no policy at all"),
         pytest.param(
+            [policy(signature={"formats": ["Cosign"]})],
+            {},
+            NodeReason.UNTRUSTED_KEY,
+            id="signed in a format that does not count",
+        ),
+        pytest.param(
             [policy(match={"models": ["plant/*"]})], {}, NodeReason.NO_TRUST_POLICY, id="no match"
         ),
         pytest.param(

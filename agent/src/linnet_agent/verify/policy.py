@@ -189,6 +189,7 @@ def _judge_one(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Finding:
     return (
         _judge_digests(facts, name=name, spec=spec)
         or _judge_content(facts, name=name, spec=spec)
+        or _judge_format(name=name, spec=spec)
         or _judge_signers(facts, name=name, spec=spec)
     )
 
@@ -208,6 +209,17 @@ def _judge_content(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Findin
                 f"{name} does not allow the file {file!r} (content.allowFiles)",
             )
     return None
+
+
+def _judge_format(*, name: str, spec: TrustPolicySpec) -> _Finding | None:
+    if "OMS" in spec.signature.formats:
+        return None
+    formats = ", ".join(spec.signature.formats) or "no format at all"
+    return _Finding(
+        NodeReason.UNTRUSTED_KEY,
+        f"{name} counts {formats} (signature.formats); it is signed as OMS, and this agent reads "
+        "nothing else",
+    )
 
 
 def _judge_signers(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Finding:
