@@ -310,7 +310,7 @@ def _out_of_service(fleet: FleetSimulator, rollout: RolloutView) -> int:
             silent = seen is None or fleet.now - seen > max(grace, LEASE)
             count += silent and _took(fleet, rollout, node)
         elif order is not None and order.baseline is not None and report is not None:
-            count += report.current is None
+            count += report.current is None and order.baseline.revision in report.on_disk
     return count
 
 

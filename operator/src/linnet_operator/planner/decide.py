@@ -364,15 +364,21 @@ def gate_of(turn: Turn, status: ModelRolloutStatus) -> Gate:
 
 
 def is_all_in(turn: Turn, status: ModelRolloutStatus) -> bool:
-    """Return True where every asked node serves the candidate; a tenth may be silent."""
+    """Return True where every asked node serves the candidate; a tenth may be silent.
+
+    Nodes that had failed or refused when a person promoted are gone on without, as long as they are
+    fewer than half.
+    """
     asked = turn.asked(status)
     silent = {node.name for node in turn.fleet.silent}
+    out = [node for node in asked if not is_in(node, turn.candidate.revision, now=turn.now)]
     missing = [
         node
-        for node in asked
-        if not is_in(node, turn.candidate.revision, now=turn.now)
-        and not (_has_said_no(node, turn.candidate.revision) and _is_forgiven(status, node))
+        for node in out
+        if not (_has_said_no(node, turn.candidate.revision) and _is_forgiven(status, node))
     ]
+    if 2 * (len(out) - len(missing)) >= max(1, len(asked)):
+        return False
     if any(node.name not in silent for node in missing):
         return False
     return bake.may_run(node_count=len(asked), missing_count=len(missing))

@@ -204,12 +204,14 @@ def is_settled(node: NodeView) -> bool:
 
 
 def is_out_of_service(node: NodeView, *, now: datetime) -> bool:
-    """Return True where the node is connected, had a model or should have one, and serves none."""
+    """Return True where the node is connected and serves none, though it had one or gave up."""
     if node.order is None or node.order.desired.state != "Active" or not node.connected(now):
         return False
     if node.report is None or node.report.current is not None:
         return False
-    return node.order.baseline is not None or is_settled(node)
+    baseline = node.order.baseline
+    had = baseline is not None and baseline.revision in node.report.on_disk
+    return had or is_settled(node)
 
 
 def _ended_in(node: NodeView, revision: str, *states: NodeState) -> bool:

@@ -105,6 +105,8 @@ def plan(
                 spread_by=rollout.spec.policy.spread_by,
             ),
             evidence=evidence,
+            policy_edited=isinstance(policy, RolloutPolicySpec)
+            and policy.to_dict() != rollout.spec.policy.to_dict(),
         )
         return _run(turn, drops)
     rest = Rest(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from linnet_api.conditions import Condition, paused, reconciling, settled, stalled, stamp
-from linnet_api.durations import format_duration
+from linnet_api.durations import format_duration, share_of
 from linnet_api.fields import WaitingFor
 from linnet_api.model_deployment import (
     Condemned,
@@ -33,6 +33,7 @@ from linnet_operator.planner.decide import (
 from linnet_operator.planner.fleet import (
     Fleet,
     has_accepted,
+    has_failed,
     has_refused,
     is_active,
     is_hindered,
@@ -63,6 +64,9 @@ def of_rollout(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus:
     if phase is not None and phase.ended:
         return _with_conditions(turn, status, _conditions_at_end(turn, status))
     waiting = waiting_for(turn, status)
+    if phase is not RolloutPhase.ROLLING_BACK:
+        noted = f"{waiting.message}{_notes(turn, status)}"
+        waiting = waiting.model_copy(update={"message": noted[:2048]})
     status = status.model_copy(update={"waiting_for": waiting})
     if phase is not RolloutPhase.ROLLING_BACK:
         status = status.model_copy(update={"message": waiting.message})
@@ -91,6 +95,20 @@ def waiting_for(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
             return _baking(turn, status)
         case _:
             return _learning(turn)
+
+
+def _notes(turn: Turn, status: ModelRolloutStatus) -> str:
+    """Return what a reader of the policy would not expect of this rollout."""
+    notes = ""
+    last = turn.merged_to(status.step)
+    if last > status.step:
+        notes += f"; steps {status.step} to {last} ask for the same nodes and are one"
+    control = share_of(turn.policy.control, whole_count=turn.eligible_count)
+    if turn.stable is not None and control and not turn.control_count:
+        notes += "; no control group: too few nodes"
+    if turn.policy_edited:
+        notes += "; the policy was edited since: that counts from the next rollout on"
+    return notes
 
 
 def _reverting(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
@@ -228,7 +246,10 @@ def _trouble_of(nodes: Sequence[NodeView], revision: str) -> str:
     stuck = [
         node
         for node in nodes
-        if is_stuck(node, revision) or has_refused(node, revision) or is_hindered(node, revision)
+        if is_stuck(node, revision)
+        or has_failed(node, revision)
+        or has_refused(node, revision)
+        or is_hindered(node, revision)
     ]
     if not stuck or stuck[0].report is None:
         return ""

@@ -44,6 +44,8 @@ class Turn:
     fleet: Fleet
     by_lot: tuple[NodeView, ...]
     evidence: Evidence | None
+    policy_edited: bool = False
+    """True where the policy in force is another than the one that the rollout began with."""
     waves: dict[tuple[RolloutPhase | None, int], tuple[NodeView, ...]] = field(
         default_factory=dict[tuple[RolloutPhase | None, int], tuple[NodeView, ...]], compare=False
     )
