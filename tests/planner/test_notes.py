@@ -1,0 +1,51 @@
+"""What a reader of the policy would not expect of a running rollout is said in its status."""
+
+from datetime import timedelta
+
+import pytest
+
+from linnet_api.rollout_policy import Judge, RolloutPolicySpec, Step
+from linnet_testbed.simulator import FleetSimulator
+
+pytestmark = pytest.mark.slow
+
+ONE, TWO = "oci://r.test/m/digits:1", "oci://r.test/m/digits:2"
+
+
+def policy(*shares, **rest):
+    steps = tuple(Step(nodes=share, bake="30s") for share in shares)
+    return RolloutPolicySpec(steps=steps, judge=Judge(compare=()), **rest)
+
+
+def baking(rules, *, nodes, edited=None):
+    """Return what the second rollout says while its first step bakes."""
+    fleet = FleetSimulator(seed=1, nodes=nodes, policy=rules, source=ONE)
+    run_until(fleet, fleet.is_quiet)
+    fleet.set_source(TWO)
+    run_until(fleet, lambda: len(fleet.rollouts) == 2)
+    fleet.policy = edited or rules
+    run_until(fleet, lambda: fleet.rollout.status.phase == "Baking")
+    return fleet.status.waiting_for.message
+
+
+def run_until(fleet, done):
+    assert any(done() for _ in fleet.events(fleet.now + timedelta(hours=1))), fleet.log
+
+
+@pytest.mark.parametrize(
+    ("rules", "nodes", "edited", "says"),
+    [
+        (policy(1, "10%", "100%"), 10, None, "steps 1 to 2 ask for the same nodes and are one"),
+        (policy(1, "100%"), 2, None, "no control group: too few nodes"),
+        (policy(1, "100%"), 4, policy("100%"), "counts from the next rollout on"),
+    ],
+    ids=["merged", "no control", "edited"],
+)
+def test_it_is_said(rules, nodes, edited, says):
+    assert says in baking(rules, nodes=nodes, edited=edited)
+
+
+def test_what_is_as_the_policy_says_needs_no_word():
+    said = baking(policy(1, "100%"), nodes=4)
+
+    assert not any(word in said for word in ("are one", "control", "edited"))
