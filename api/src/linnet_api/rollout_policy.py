@@ -202,7 +202,7 @@ class Judge(ApiModel):
     decide_within: Annotated[
         Duration | None,
         Field(
-            description="After it, onUndecided or onNoData acts. Absent: six times the step's bake."
+            description="After it, onUndecided or onNoData acts. Absent: six times the step's bake, one hour where that is 0s."
         ),
     ] = None
     on_undecided: Annotated[
