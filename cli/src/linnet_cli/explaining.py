@@ -85,6 +85,10 @@ WAITS = {
         "All that is left are nodes that were offline; they catch up "
         "when they return.",
     ),
+    "Unloading": Meaning(
+        "The deployment is being deleted with removal: Unload; it goes when every node that is "
+        "within reach has unloaded.",
+    ),
     "NoNodes": Meaning(
         "No node matches the selector, or none of them has a working agent: look at the node "
         "labels and at "
