@@ -992,3 +992,37 @@ def test_an_order_goes_only_to_a_node_that_is_there():
     watched.until(lambda fleet: fleet.phase.ended)
 
     assert "node-0001" not in orders
+
+
+# one node must not turn a fleet (DESIGN section 2, trust at the edges)
+
+
+def with_one_on(source, *, rules):
+    watched = on_stable(rules)
+    watched.bring(source)
+    watched.until(lambda _: len(watched.serving(source)) == 1)
+    return watched, sorted(set(watched.fleet.nodes) - watched.serving(source))
+
+
+@pytest.mark.parametrize("trait", ["broken", "wary"])
+def test_one_of_many_that_says_no_is_asked_about_and_promote_goes_on_without_it(trait):
+    watched, others = with_one_on(TWO, rules=policy(1, "100%", control=0))
+    getattr(watched.fleet, trait).add(others[0])
+
+    watched.until_phase(RolloutPhase.WAITING)
+    assert watched.fleet.last.waiting_for.reason == "Decision"
+    assert "one node only" in watched.fleet.rollout.status.decisions[-1].message
+    watched.fleet.act(ActVerb.PROMOTE)
+    watched.until(lambda fleet: fleet.phase.ended)
+
+    assert watched.fleet.phase is RolloutPhase.COMPLETED
+    assert len(watched.serving(TWO)) == len(watched.fleet.nodes) - 1
+
+
+def test_two_of_many_that_fail_take_it_back():
+    watched, others = with_one_on(TWO, rules=policy(1, "100%"))
+    watched.fleet.broken.update(others)
+
+    watched.until(lambda fleet: fleet.phase.ended)
+
+    assert watched.fleet.phase is RolloutPhase.ROLLED_BACK
