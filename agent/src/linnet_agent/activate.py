@@ -207,7 +207,11 @@ class Worker:
         self._corrupt = await asyncio.to_thread(self._find_corrupt)
         resumed = table.resume(journal)
         self.journal = journal
-        await self._write(resumed)
+        try:
+            await self._write(resumed)
+        except OSError as error:
+            self.journal = resumed
+            self._survive(error)
         self._look()
         self.booted = True
         self._reporter.mark(self.key)

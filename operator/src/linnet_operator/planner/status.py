@@ -126,6 +126,7 @@ def _reverting(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
             if len(left) > len(online)
             else ""
         )
+        + _trouble_of(online, turn.stable.revision if turn.stable is not None else None)
         + f"; because {cause}",
     )
 
@@ -241,8 +242,10 @@ def _trouble(turn: Turn, nodes: Sequence[NodeView]) -> str:
     return _trouble_of(nodes, candidate)
 
 
-def _trouble_of(nodes: Sequence[NodeView], revision: str) -> str:
+def _trouble_of(nodes: Sequence[NodeView], revision: str | None) -> str:
     """Return what keeps the first of the nodes from ``revision``, in its own words."""
+    if revision is None:
+        return ""
     stuck = [
         node
         for node in nodes
