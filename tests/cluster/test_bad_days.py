@@ -19,6 +19,7 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -85,6 +86,7 @@ POLICIES = {
     # The share of failed requests: 0/0, so NaN, while nobody asks.
     "share-of-failures": limited(f"({FAILED}) / ({ASKED})"),
     "never-any": limited("vector(0) unless vector(0)"),
+    "no-promql": limited("sum by node (up"),
     "zero": limited("vector(0)"),
 }
 
@@ -134,6 +136,12 @@ def linear(factor, *, note, padding=0, secret=False):
     return model.SerializeToString()
 
 
+def golden_sample(answer):
+    """Return a golden sample: to 1 the model answers that."""
+    one, other = ({"datatype": "FP32", "shape": [1], "data": [x]} for x in (1.0, answer))
+    return {"inputs": {"x": one}, "outputs": {"y": other}, "tolerance": 1e-3}
+
+
 def ask(url, name, x=1.0):
     """Return what a server answers to ``x``; an error of the HTTP library where it does not."""
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [x]}]}
@@ -181,8 +189,9 @@ class Bad500(http.server.BaseHTTPRequestHandler):
 class Hub:
     """The API server as the administrator sees it, and the namespace of these tests."""
 
-    def __init__(self, bed, namespace, key):
+    def __init__(self, bed, namespace, key, public_key):
         self.bed, self.namespace, self.key = bed, namespace, key
+        self._public_key = public_key.decode()
         config = yaml.safe_load(bed.kubeconfig.read_text())
         token = config["users"][0]["user"]["token"]
         self._client = httpx.Client(
@@ -199,11 +208,37 @@ class Hub:
         answer = self._client.get(path)
         return None if answer.status_code == 404 else answer.raise_for_status().json()
 
+    def is_ready(self):
+        try:
+            return self._client.get("/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def beat(self, node):
+        """Return when a node has last renewed its Lease."""
+        path = "/apis/coordination.k8s.io/v1/namespaces/linnet-agents/leases"
+        return datetime.fromisoformat(self.get(f"{path}/{node}")["spec"]["renewTime"])
+
     def delete(self, path):
         self._client.delete(path).raise_for_status()
 
     def list(self, plural):
         return self.get(f"{API}/namespaces/{self.namespace}/{plural}")["items"]
+
+    def trust(self):
+        """Let the key sign every model of the namespace."""
+        spec = {
+            "match": {"models": [f"{self.namespace}/*"]},
+            "authorities": [{"name": "release", "key": {"publicKeyPEM": self._public_key}}],
+        }
+        self.bed.apply(
+            {
+                "apiVersion": "linnet.dev/v1alpha1",
+                "kind": "TrustPolicy",
+                "metadata": {"name": self.namespace},
+                "spec": spec,
+            }
+        )
 
     def apply_policy(self, name, spec):
         self.bed.apply(
@@ -229,7 +264,7 @@ class Story:
 
     # -- what people do
 
-    def publish(self, tag, content=None, *, factor=None, signed_as=None, **more):
+    def publish(self, tag, content=None, *, factor=None, signed_as=None, golden=None, **more):
         """Sign and push a model; return its artifact digest."""
         directory = self._workdir / tag
         directory.mkdir(parents=True, exist_ok=True)
@@ -238,6 +273,8 @@ class Story:
         factor = float(tag) if factor is None else factor
         raw = linear(factor, note=note, **more) if content is None else content
         (directory / "model.onnx").write_bytes(raw)
+        if golden is not None:
+            (directory / "golden.json").write_text(json.dumps(golden_sample(golden)))
         bundle = sign_model(
             directory,
             model=f"{self.hub.namespace}/{signed_as or self.name}",
@@ -396,20 +433,11 @@ def hub(fleet):
     """A namespace, its policies, and a key that every node trusts for it."""
     private, public = generate_key()
     namespace = f"bad-{uuid.uuid4().hex[:6]}"
-    made = Hub(fleet, namespace, private)
+    made = Hub(fleet, namespace, private, public)
     fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     for name, spec in POLICIES.items():
         made.apply_policy(name, spec)
-    trust = {
-        "apiVersion": "linnet.dev/v1alpha1",
-        "kind": "TrustPolicy",
-        "metadata": {"name": namespace},
-        "spec": {
-            "match": {"models": [f"{namespace}/*"]},
-            "authorities": [{"name": "release", "key": {"publicKeyPEM": public.decode()}}],
-        },
-    }
-    fleet.apply(trust)
+    made.trust()
     yield made
     for item in made.list("modeldeployments"):
         made.delete(f"{API}/namespaces/{namespace}/modeldeployments/{item['metadata']['name']}")
@@ -542,33 +570,52 @@ def test_two_deployments_that_claim_one_serving_name(story, tmp_path):
 # ---------------------------------------------------------------- what publishers push
 
 
-@serving("not-onnx", "edge-1")
-def test_a_file_that_is_no_onnx_is_taken_back(story):
+@serving("bad-models", "edge-2")
+def test_models_that_cannot_be_run_are_taken_back_and_the_third_asks(story):
+    secret = story.nodes[0].root / "store" / "secret"
+    secret.write_bytes(np.float32(7).tobytes())
     digest = story.publish("2", b"these bytes are signed, and still no model" * 100)
     story.deploy("2")
-
     status = story.wait_phase(digest, *ENDED)
-
     assert status["phase"] == "RolledBack"
-    assert "NotOnnx on edge-1" in status["message"]
+    assert "NotOnnx on edge-2" in status["message"]
     assert f"linnet retry {story.name}" in story.wait_reason("RolledBack")
     assert story.answers() == [1.0]
 
-
-@serving("outside", "edge-2")
-def test_external_data_outside_of_the_model_is_taken_back(story):
-    secret = story.nodes[0].root / "store" / "secret"
-    secret.write_bytes(np.float32(7).tobytes())
-    digest = story.publish("2", linear(2.0, note="outside", secret=True))
-    story.deploy("2")
-
+    digest = story.publish("3", linear(3.0, note="outside", secret=True))
+    story.deploy("3")
     status = story.wait_phase(digest, *ENDED)
-    secret.unlink(missing_ok=True)
-
     assert status["phase"] == "RolledBack"
     assert "ContentRefused on edge-2" in status["message"]
     assert "'../secret', outside of the model" in status["message"]
     assert story.answers() == [1.0]
+
+    digest = story.publish("4", golden=5.0)
+    story.deploy("4")
+    said = story.wait_waiting("Decision", "SelfTestFailed on edge-2", "2 automatic rollbacks")
+    assert f"linnet abort {story.name}" in said
+    story.linnet("abort")
+    story.wait_phase(digest, "Aborted")
+    secret.unlink(missing_ok=True)
+    assert story.answers() == [1.0]
+
+
+@serving("neighbour", "edge-1")
+def test_a_first_model_that_is_bad_leaves_nothing_behind(story, tmp_path):
+    first = Story(story.hub, "first", ["edge-1"], tmp_path)
+    digest = first.publish("1", b"no model either" * 100)
+    first.deploy("1")
+
+    status = first.wait_phase(digest, *ENDED)
+
+    assert status["phase"] == "RolledBack"
+    assert "nothing to go back to" in status["message"]
+    first.wait_reason("RolledBack")
+    assert first.answers() == [None]
+    digest = first.publish("2")
+    first.deploy("2")
+    first.wait_completed(digest, 2.0)
+    first.hub.delete(f"{API}/namespaces/{first.hub.namespace}/modeldeployments/{first.name}")
 
 
 @serving("torn-blob", "edge-3")
@@ -591,6 +638,26 @@ def test_a_blob_that_is_not_what_the_manifest_says(story):
     story.wait_phase(digest, "Aborted")
     assert f"linnet retry {story.name}" in story.wait_reason("Aborted")
     story.linnet("retry")
+    story.wait_completed(digest, 2.0)
+
+
+@serving("lost-blob", "edge-3")
+def test_a_blob_that_the_registry_has_lost(story):
+    digest = story.publish("2")
+    place = blob_of(story, digest)
+    place.rename(place.with_name("kept"))
+    story.deploy("2")
+
+    said = story.wait_report("edge-3", "SourceNotFound")
+
+    assert "model.onnx" in said
+    story.wait_waiting("Activating", "edge-3: SourceNotFound")
+    assert story.answers() == [1.0]
+    place.with_name("kept").rename(place)
+    story.deploy("1")  # what is stable, named again
+    story.wait_phase(digest, "Superseded")
+    story.wait_reason("Serving")
+    story.deploy("2")
     story.wait_completed(digest, 2.0)
 
 
@@ -696,7 +763,17 @@ def small_disk(fleet):
     yield fill, (disk / "filler").unlink
     node.kill()
     node.start()
+    node.server.wait(lambda: is_serving(node), 60)
     shutil.rmtree(copy)
+
+
+def is_serving(node):
+    """Tell whether a server has loaded what it served before."""
+    try:
+        with urllib.request.urlopen(f"{node.server_url}/v2/health/ready", timeout=5):  # noqa: S310 - loopback
+            return True
+    except OSError:
+        return False
 
 
 @serving("full-disk", "edge-3")
@@ -704,17 +781,23 @@ def test_a_disk_that_is_full(stories, small_disk):
     story = stories["full-disk"]
     fill, free = small_disk
     story.wait(lambda: story.answers() == [1.0], "it serves from the small disk")
-    digest = story.publish("2")
-    fill()
-    story.deploy("2")
+    with asked_by(story.visitor()):
+        digest = story.publish("2")
+        fill()
+        story.deploy("2")
 
-    said = story.wait_report("edge-3", "DiskFull")
+        said = story.wait_report("edge-3", "DiskFull")
 
-    assert "tries again by itself" in said
-    story.wait_waiting("Activating", "edge-3: DiskFull")
-    assert story.answers() == [1.0]
-    free()
-    story.wait_completed(digest, 2.0)
+        assert "tries again by itself" in said
+        story.wait_waiting("Activating", "edge-3: DiskFull")
+        story.linnet("abort", "--reason", "not now")  # an order that cannot be written down either
+        story.wait_waiting("Reverting", "edge-3: DiskFull")
+        free()
+        story.wait_phase(digest, "Aborted")
+        story.wait_reason("Aborted")
+        assert story.answers() == [1.0]
+        story.linnet("retry")
+        story.wait_completed(digest, 2.0)
 
 
 # ---------------------------------------------------------------- evidence
@@ -757,17 +840,20 @@ def test_nan_is_never_a_pass(stories):
 
 
 @serving("empty", "edge-3")
-def test_an_empty_answer_is_never_a_pass(story):
-    digest = story.publish("2")
-    story.deploy("2", policy="never-any")
+def test_an_empty_answer_and_a_query_that_is_none_are_never_a_pass(story):
+    for tag, policy, words in (
+        ("2", "never-any", ("no series", "check its labels")),
+        ("3", "no-promql", ("parse error",)),
+    ):
+        digest = story.publish(tag)
+        story.deploy(tag, policy=policy)
 
-    said = story.wait_waiting("NoData", "limit", "no series")
-    assert "check its labels" in said
-    assert watch_looks(story, digest, "Baking")["reason"] == "NoData"
+        story.wait_waiting("NoData", "limit", *words)
+        assert watch_looks(story, digest, "Baking")["reason"] == "NoData"
 
-    story.linnet("abort", "--reason", "the query is wrong")
-    story.wait_phase(digest, "Aborted")
-    story.wait(lambda: story.answers() == [1.0], "it serves version 1 again")
+        story.linnet("abort", "--reason", "the query is wrong")
+        story.wait_phase(digest, "Aborted")
+        assert story.answers() == [1.0]
 
 
 @serving("no-prometheus", "edge-1")
@@ -838,6 +924,50 @@ def test_a_deleted_deployment_is_served_on_and_adopted_again(story):
     assert story.answers() == [1.0, 1.0]
 
 
+@serving("deleted-midway", "edge-1", "edge-2", "edge-3")
+def test_a_deployment_deleted_midway_and_made_again_ends_as_it_says(story):
+    story.publish("2")
+    story.deploy("2", policy="guarded")
+    story.wait_waiting("Approval", "--step 2")
+    story.hub.delete(f"{API}/namespaces/{story.hub.namespace}/modeldeployments/{story.name}")
+    story.wait(lambda: not story.node_models(), "no NodeModel is left")
+    assert sorted(story.answers()) == [1.0, 1.0, 2.0]
+
+    story.deploy("1")
+
+    story.wait_reason("Serving")
+    assert story.answers() == [1.0, 1.0, 1.0]
+
+
+@serving("no-trust", "edge-2")
+def test_a_trust_policy_that_is_taken_away(story):
+    hub = story.hub
+    digest = story.publish("2")
+    hub.delete(f"{API}/trustpolicies/{hub.namespace}")
+    story.deploy("2")
+
+    status = story.wait_phase(digest, *ENDED)
+
+    assert status["phase"] == "Refused"
+    assert "NoTrustPolicy" in status["message"]
+    assert f"linnet retry {story.name}" in story.wait_reason("Refused")
+    assert story.answers() == [1.0]
+    hub.trust()
+    story.linnet("retry")
+    story.wait_completed(digest, 2.0)
+
+
+@serving("nobody", "edge-1")
+def test_a_selector_that_matches_no_node(story):
+    story.publish("2")
+    story.deploy("2", nodes={"matchLabels": {"kubernetes.io/hostname": "edge-99"}})
+
+    said = story.wait_reason("NoNodes")
+
+    assert "0 match the selector" in said
+    assert story.answers() == [1.0]  # deselected is not unloaded
+
+
 # ---------------------------------------------------------------- what people decide
 
 
@@ -898,3 +1028,38 @@ def test_operator_and_agents_killed_in_the_middle_roll_out_once(story):
     )
     numbers = [decision["n"] for decision in story.rollout()["status"]["decisions"]]
     assert numbers == sorted(set(numbers))
+
+
+@serving("lost-node", "edge-1", "edge-2", "edge-3")
+@pytest.mark.usefixtures("mended")
+def test_a_candidate_on_a_node_that_is_lost_goes_back_at_first_contact(story):
+    digest = story.publish("2")
+    story.deploy("2", policy="guarded")
+    story.wait_waiting("Approval", "--step 2")
+    (holder,) = (n for n, a in zip(story.nodes, story.answers(), strict=True) if a == 2.0)
+    holder.cut()
+    other = next(node.name for node in story.nodes if node.name != holder.name)
+    lease = timedelta(seconds=7)
+    story.wait(lambda: story.hub.beat(other) - story.hub.beat(holder.name) > lease, "it is missed")
+    story.linnet("abort", "--reason", "it is lost")
+
+    status = story.wait_phase(digest, "Aborted")
+
+    assert "1 offline return at first contact" in status["message"]
+    assert sorted(story.answers()) == [1.0, 1.0, 2.0]
+    holder.restore()
+    story.wait(lambda: story.answers() == [1.0, 1.0, 1.0], "it is back on version 1")
+
+
+@serving("no-hub", "edge-1", "edge-2")
+def test_the_api_server_is_killed_in_the_middle(story):
+    digest = story.publish("2")
+    (server,) = (p for p in story.bed.processes if p.name == "kube-apiserver")
+    story.deploy("2")
+    story.wait(lambda: all(r["state"] != "Active" for r in story.reports().values()), "begun")
+    server.kill()
+    until(lambda: story.answers() == [2.0, 2.0], PATIENCE_S, "orders that came are carried out")
+    server.start()
+
+    until(story.hub.is_ready, 90, "the API server is back")
+    story.wait_completed(digest, 2.0)
