@@ -35,7 +35,7 @@ class Desk:
         self, node: NodeView, to: RevisionRef, *, over: RevisionRef | None
     ) -> Order | None:
         """Return the order to serve ``to``; None where nobody knows any more what it was."""
-        content = self._content(to, node)
+        content = self._content(to)
         if content is None:
             return None
         baseline = Baseline(revision=over.revision, artifact=over.digest) if over else None
@@ -50,7 +50,7 @@ class Desk:
         assert node.order is not None, node.name
         return self._order(node, node.order.desired, None)
 
-    def _content(self, to: RevisionRef, node: NodeView) -> Desired | None:
+    def _content(self, to: RevisionRef) -> Desired | None:
         for revision in self.revisions:
             if revision.revision == to.revision:
                 return Desired(
@@ -63,9 +63,6 @@ class Desk:
                     resources=self.deployment.spec.resources,
                     variants=revision.variants,
                 )
-        # The ControllerRevision is gone: the node's own order may still say what it was.
-        if node.order is not None and is_ordered(node, to.revision):
-            return node.order.desired
         return None
 
     def _order(self, node: NodeView, desired: Desired, baseline: Baseline | None) -> Order:

@@ -46,7 +46,7 @@ from linnet_operator.planner.orders import Desk
 from linnet_operator.planner.recheck import SOON, lease_times, until
 from linnet_operator.planner.settle import Rest, offline_of, record_deployment, settle
 from linnet_operator.planner.turn import Turn, step_status
-from linnet_operator.planner.wanted import Wanted, want
+from linnet_operator.planner.wanted import known_revisions, want
 
 
 def plan(
@@ -81,8 +81,8 @@ def plan(
     if first:
         return Plan(tuple(first), deployment.status, None, SOON, None, Look())
     wanted = want(deployment, revisions, resolved)
-    known = _known(revisions, wanted)
     drops, present = _drop_reinstalled(deployment, nodes)
+    known = known_revisions(deployment, revisions, wanted, rollout=rollout, nodes=present)
     running = rollout is not None and not _has_ended(rollout)
     fleet = sort_out(
         present,
@@ -259,13 +259,6 @@ def _recheck(turn: Turn, status: ModelRolloutStatus) -> timedelta | None:
 
 def _has_ended(rollout: RolloutView) -> bool:
     return rollout.status.phase is not None and rollout.status.phase.ended
-
-
-def _known(revisions: Sequence[RevisionView], wanted: Wanted) -> tuple[RevisionView, ...]:
-    if wanted.revision is None:
-        return tuple(revisions)
-    others = [known for known in revisions if known.revision != wanted.revision.revision]
-    return (*others, wanted.revision)
 
 
 def _drop_reinstalled(

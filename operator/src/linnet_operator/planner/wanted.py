@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from linnet_api.model_rollout import RevisionRef
 from linnet_api.names import revision_object_name
+from linnet_api.node_model import Desired
 from linnet_api.reasons import RolloutPhase
 from linnet_api.revisions import revision_of
 from linnet_operator.planner.model import (
@@ -60,6 +61,71 @@ def want(
             return Wanted(ask=source, failure=resolved)
         artifact = resolved.digest
     return _cut(deployment, revisions, artifact)
+
+
+def known_revisions(
+    deployment: DeploymentView,
+    revisions: Sequence[RevisionView],
+    wanted: Wanted,
+    *,
+    rollout: RolloutView | None,
+    nodes: Sequence[NodeView],
+) -> tuple[RevisionView, ...]:
+    """Return every revision whose content is known.
+
+    A ControllerRevision that somebody deleted must not stand in the way of a rollback: orders say
+    what it was, and where none does any more, its name proves a guess.
+    """
+    known = {revision.revision: revision for revision in revisions}
+    if wanted.revision is not None:
+        known[wanted.revision.revision] = wanted.revision
+    for node in nodes:
+        if node.order is not None and node.order.desired.revision not in known:
+            ordered = _of_order(node.order.desired)
+            if ordered is not None:
+                known[ordered.revision] = ordered
+    stable = rollout.spec.from_ if rollout is not None else None
+    if stable is not None and stable.revision not in known:
+        guess = _guess(deployment, stable)
+        if guess is not None:
+            known[guess.revision] = guess
+    return tuple(known.values())
+
+
+def _of_order(desired: Desired) -> RevisionView | None:
+    if desired.revision is None or desired.artifact is None or desired.source is None:
+        return None
+    return RevisionView(
+        revision=desired.revision,
+        number=max(1, desired.number),
+        artifact=desired.artifact,
+        sources=(desired.source,),
+        variants=desired.variants,
+        serving=desired.serving,
+    )
+
+
+def _guess(deployment: DeploymentView, stable: RevisionRef) -> RevisionView | None:
+    """Return ``stable`` as it was if it was served as the spec says; its name proves it."""
+    variants, serving = deployment.spec.variants, deployment.serving
+    name = revision_of(artifact=stable.digest, variants=variants, serving=serving)
+    if name != stable.revision:
+        return None
+    repository = _repository(deployment.spec.source)
+    return RevisionView(
+        revision=name,
+        number=stable.number,
+        artifact=stable.digest,
+        sources=(f"{repository}@{stable.digest}",),
+        variants=variants,
+        serving=serving,
+    )
+
+
+def _repository(source: str) -> str:
+    path = source.partition("@")[0]
+    head, slash, last = path.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}"
 
 
 def ref(revision: RevisionView) -> RevisionRef:
