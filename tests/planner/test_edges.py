@@ -70,7 +70,7 @@ def test_without_nodes_nothing_begins_and_it_is_said():
     assert not fleet.rollouts
     assert condition(fleet) == ("Unknown", "NoNodes")
     assert fleet.status.waiting_for.reason == "NoNodes"
-    assert "0 match the selector" in fleet.status.waiting_for.message
+    assert "no node matches spec.nodes" in fleet.status.waiting_for.message
 
     fleet.join("first")
     fleet.run_for(timedelta(minutes=1))

@@ -372,7 +372,7 @@ class Worker:
         return _Pause(max(0.01, min(left_s, _SOAK_LOOK_S)))
 
     async def _note_error(self, error: AgentError, action: Action, facts: Facts) -> "_Pause | None":
-        message = f"{error}. {error.remedy}" if error.remedy else str(error)
+        message = _say(error)
         if error.transient:
             after = table.postpone(self.journal, reason=error.reason, message=message)
         else:
@@ -406,7 +406,7 @@ class Worker:
         log.warning("agent.disk.fault", extra=self._facts(cause=str(error), full=full))
         if full:
             where = self._parts.store.root
-            self._note_disk(f"there is no room below {where}. {DiskFullError.remedy}")
+            self._note_disk(_say(DiskFullError(f"there is no room below {where}")))
         return self._back_off().seconds
 
     def _note_disk(self, fault: str | None) -> None:
@@ -689,3 +689,8 @@ class _Pause:
 def _was_committed(journal: Journal, revision: str) -> bool:
     """Tell whether a revision that is fetched again, its files being damaged, was good before."""
     return journal.committed == revision
+
+
+def _say(error: AgentError) -> str:
+    """Return what is wrong and what to do; without a full stop, for others go on with it."""
+    return f"{error}. {error.remedy}".removesuffix(".").removesuffix(". ")

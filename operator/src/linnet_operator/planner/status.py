@@ -132,12 +132,14 @@ def _reverting(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
 
 
 def _no_nodes(fleet: Fleet) -> WaitingFor:
-    return _wait(
-        WaitReason.NO_NODES,
-        f"0 of {fleet.matched_count} nodes",
-        f"no eligible node: {fleet.matched_count} match the selector, {len(fleet.deferred)} of "
-        f"them have no agent or were not seen for long, {len(fleet.incompatible)} cannot run it",
+    matched = fleet.matched_count
+    text = (
+        f"no eligible node: {matched} match spec.nodes, {len(fleet.deferred)} of them have no "
+        f"agent or were not seen for long, {len(fleet.incompatible)} cannot run it"
+        if matched
+        else "no node matches spec.nodes: label the nodes, or name another selector"
     )
+    return _wait(WaitReason.NO_NODES, f"0 of {matched} nodes", text)
 
 
 def _learning(turn: Turn) -> WaitingFor:
@@ -213,26 +215,26 @@ def _activating(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
     reason = (
         WaitReason.FINISHING if status.phase is RolloutPhase.FINISHING else WaitReason.ACTIVATING
     )
-    return _wait(reason, short, f"{begin}{_missing(asked, done, now=turn.now)}{trouble}")
+    return _wait(reason, short, f"{begin}{_missing(turn, asked, done)}{trouble}")
 
 
-def _missing(asked: Sequence[NodeView], done: Sequence[NodeView], *, now: datetime) -> str:
+def _missing(turn: Turn, asked: Sequence[NodeView], done: Sequence[NodeView]) -> str:
     """Return which nodes are waited for, three at most, and where they are."""
     there = {node.name for node in done}
     missing = [node for node in asked if node.name not in there]
     if not missing:
         return ""
-    shown = ", ".join(f"{node.name} ({_place(node, now)})" for node in missing[:3])
+    shown = ", ".join(f"{node.name} ({_place(turn, node)})" for node in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return f"; waits for {shown}{more}"
 
 
-def _place(node: NodeView, now: datetime) -> str:
-    if not node.connected(now):
+def _place(turn: Turn, node: NodeView) -> str:
+    if not node.connected(turn.now):
         return "not connected"
-    if node.report is None or node.report.state is None:
-        return "not asked yet" if node.order is None else "asked"
-    if not has_accepted(node):
+    if not is_ordered(node, turn.candidate.revision):
+        return "not asked yet"
+    if node.report is None or node.report.state is None or not has_accepted(node):
         return "asked"
     return node.report.state.value
 
