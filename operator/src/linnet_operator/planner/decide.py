@@ -270,7 +270,8 @@ def _epitaph(turn: Turn, end: RolloutPhase, cause: str, waiting: list[NodeView])
         return (
             f"{verb}: {cause}; there was nothing to go back to, its nodes unloaded it{left}{remedy}"
         )
-    serving = sum(serves(node, turn.stable.revision) for node in turn.fleet.everyone)
+    matched = [node for node in turn.fleet.everyone if node.matched]
+    serving = sum(serves(node, turn.stable.revision) for node in matched)
     total = turn.fleet.matched_count
     back_to = title(turn.stable, turn.revisions)
     verb = "rolled back to" if end is RolloutPhase.ROLLED_BACK else f"{end.value.lower()}, back on"
