@@ -264,7 +264,7 @@ class FleetSimulator:
 
     def remove(self, name: str) -> None:
         """Take a node out of the cluster, with its NodeModel."""
-        del self.nodes[name]
+        self.nodes.pop(name).epoch += 1
         self.orders.pop(name, None)
         self.reports.pop(name, None)
         self._dirty()
