@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from linnet_api.reasons import RolloutPhase
 from linnet_testbed.demo.stage import ActFailedError, Stage
 
 Status = dict[str, Any]
@@ -131,7 +132,8 @@ def killed_in_the_middle(stage: Stage) -> str:
     _everyone_serves(stage, digest)
     steps = [(d["step"], d["action"]) for d in rollout["status"]["decisions"]]
     twice = [step for step, count in Counter(steps).items() if count > 1 and step[1] == "Advance"]
-    orders = {node: _orders(stage)[node] - count for node, count in before.items()}
+    after = _orders(stage)
+    orders = {node: after[node] - count for node, count in before.items()}
     if twice:
         raise ActFailedError(f"acted twice on one decision: {twice}")
     return (
@@ -188,14 +190,8 @@ def _completed(stage: Stage, digest: str, version: str, *, limit_s: float) -> St
 
 
 def _ended(status: Status) -> bool:
-    return status.get("phase") in {
-        "Completed",
-        "RolledBack",
-        "Refused",
-        "Superseded",
-        "Aborted",
-        "Abandoned",
-    }
+    phase = status.get("phase")
+    return phase is not None and RolloutPhase(phase).ended
 
 
 def _taken_back(stage: Stage, version: str, *, metric: str) -> str:
