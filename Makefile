@@ -61,6 +61,6 @@ crash: $(STAMP) ## Kill at every step
 	@$(BIN)/python -m pytest -m crash
 
 lock: $(STAMP) ## Write requirements/*.txt again
-	@for extra in operator agent cli; do \
+	@for extra in operator agent keyless cli; do \
 	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras pyproject.toml -o requirements/dev.txt
