@@ -36,7 +36,9 @@ from linnet_agent.errors import (
 )
 from linnet_agent.fetch.credentials import Credential, parse_challenge
 from linnet_agent.fetch.references import OciReference, parse_source, registry_url
+from linnet_agent.fetch.sources import OnProgress
 from linnet_agent.fetch.staging import PartialFile, prepare_staging, seal_staging
+from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.verify.artifact import MAX_BUNDLES
 from linnet_agent.verify.manifest import (
     BUNDLE_TYPE,
@@ -53,9 +55,6 @@ from linnet_agent.verify.oms import MAX_BUNDLE_BYTES
 from linnet_agent.verify.strict_json import parse_json_object
 
 log = logging.getLogger(__name__)
-
-OnProgress = Callable[[int, int], None]
-"""Called with bytes on disk and bytes in all."""
 
 _CHUNK_BYTES: Final = 1 << 20
 _MAX_TOKEN_BYTES: Final = 64 << 10
@@ -151,7 +150,13 @@ class OciClient:
             return reference.digest
         return digest_of(await self._manifest(reference, reference.tag))
 
-    async def fetch_artifact(self, source: str, digest: str) -> Artifact:
+    async def fetch_artifact(
+        self,
+        source: str,
+        digest: str,
+        *,
+        accepts: VariantChoice | None = None,  # noqa: ARG002 - indexes follow
+    ) -> Artifact:
         """Return the manifest that has ``digest`` and the bundles beside it; no model bytes.
 
         Raises:
