@@ -18,6 +18,8 @@
     |   +-- SelfTestFailedError         it loads or answers wrongly
     |   +-- SelfTestTimeoutError        it does not end in time
     |   +-- SelfTestCrashedError        it takes its process down
+    |   +-- NotDeterministicError       it answers otherwise the second time
+    |   +-- BudgetExceededError         it takes more memory or time than it was given
     |   +-- LoadFailedError             the server cannot load it
     |   +-- ServingNameTakenError       another deployment serves under its name
     |   +-- ServerUnavailableError      the server does not answer (transient)
@@ -141,7 +143,21 @@ class SelfTestCrashedError(ActivationError):
     """The self-test's process died."""
 
     reason = NodeReason.SELF_TEST_CRASHED
-    remedy = "The model brings its runtime down, or needs more memory than it may have."
+    remedy = "The model brings its runtime down; run it with the same onnxruntime elsewhere."
+
+
+class NotDeterministicError(ActivationError):
+    """The same input gives two answers."""
+
+    reason = NodeReason.NOT_DETERMINISTIC
+    remedy = "Export it with fixed seeds, or say `deterministic: false` in its golden.json."
+
+
+class BudgetExceededError(ActivationError):
+    """The model takes more memory or more time than it was given."""
+
+    reason = NodeReason.BUDGET_EXCEEDED
+    remedy = "Raise spec.resources of the deployment, or ship a smaller variant."
 
 
 class LoadFailedError(ActivationError):

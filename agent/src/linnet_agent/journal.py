@@ -74,6 +74,10 @@ class Order:
     rollout: str | None = None
     """Uid of the rollout that gave the order."""
     soak_s: int = 5
+    memory_bytes: int | None = None
+    """What one loaded revision may take; None: nobody has said."""
+    latency_s: float | None = None
+    """What one request may take; None: nobody has said."""
 
     def same_target(self, other: "Order | None") -> bool:
         """Tell whether both ask for the same state of the same revision."""

@@ -24,8 +24,10 @@ from linnet_agent.errors import HubRefusedError, HubUnavailableError
 from linnet_agent.hub import Hub, Object, WatchExpiredError
 from linnet_agent.journal import Goal, Order
 from linnet_agent.store import ModelKey
+from linnet_api.durations import parse_duration
 from linnet_api.names import API_VERSION
 from linnet_api.node_model import NodeModelSpec
+from linnet_api.quantities import parse_quantity
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +211,7 @@ def read_wanted(item: Object) -> Wanted | None:
 
 def order_of(spec: NodeModelSpec) -> Order:
     """Return the order that a NodeModel's spec gives."""
-    desired, serving = spec.desired, spec.desired.serving
+    desired, serving, resources = spec.desired, spec.desired.serving, spec.desired.resources
     return Order(
         sequence=spec.sequence,
         goal=Goal(desired.state),
@@ -224,6 +226,10 @@ def order_of(spec: NodeModelSpec) -> Order:
         baseline=None if spec.baseline is None else spec.baseline.revision,
         rollout=None if spec.rollout is None else spec.rollout.uid,
         soak_s=spec.soak.seconds,
+        memory_bytes=None if resources.memory is None else parse_quantity(resources.memory),
+        latency_s=None
+        if resources.latency is None
+        else parse_duration(resources.latency).total_seconds(),
     )
 
 

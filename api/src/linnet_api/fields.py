@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from linnet_api.durations import DURATION_PATTERN, PERCENT_PATTERN
+from linnet_api.quantities import QUANTITY_PATTERN
 
 DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
 REVISION_PATTERN: Final = r"^[0-9a-z]{8,16}$"
@@ -66,9 +67,7 @@ Revision = Annotated[str, Field(pattern=REVISION_PATTERN, max_length=16)]
 ObjectName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=253)]
 ShortName = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 Uid = Annotated[str, Field(max_length=64)]
-Quantity = Annotated[
-    str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,3})?(Ki|Mi|Gi|Ti|k|M|G|T)?$", max_length=20)
-]
+Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=20)]
 Sentence = Annotated[str, Field(max_length=2048)]
 Word = Annotated[str, Field(max_length=64)]
 

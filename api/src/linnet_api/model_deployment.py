@@ -9,6 +9,7 @@ from linnet_api.fields import (
     ATOMIC,
     ApiModel,
     Digest,
+    Duration,
     NodeSelector,
     ObjectName,
     Quantity,
@@ -60,8 +61,15 @@ class Resources(ApiModel):
     memory: Annotated[
         Quantity | None,
         Field(
-            description="Memory of one loaded revision, such as 512Mi. Recorded in each order; not checked yet: loading fails "
-            "where there is too little."
+            description="Memory of one loaded revision beside its runtime, such as 512Mi. The node's self-test ends a revision "
+            "that takes more (BudgetExceeded). Absent: a generous multiple of its size, and never what the node has not."
+        ),
+    ] = None
+    latency: Annotated[
+        Duration | None,
+        Field(
+            description="How long one request may take on the node, such as 50ms: the median of the self-test's runs, alone, "
+            "on golden or made-up inputs. Absent: any time. A node that measures more refuses the revision (BudgetExceeded)."
         ),
     ] = None
     disk: Annotated[

@@ -54,7 +54,7 @@ class Desired(ApiModel):
         Serving, Field(description="How it is served; name is always filled in.")
     ] = Serving()
     resources: Annotated[
-        Resources, Field(description="What it needs, for the record; not checked yet.")
+        Resources, Field(description="What it may take; the self-test holds it to that.")
     ] = Resources()
     variants: Annotated[
         tuple[Annotated[str, Field(max_length=63)], ...],

@@ -83,6 +83,8 @@ class NodeReason(StrEnum):
     SELF_TEST_FAILED = "SelfTestFailed"
     SELF_TEST_TIMEOUT = "SelfTestTimeout"
     SELF_TEST_CRASHED = "SelfTestCrashed"
+    NOT_DETERMINISTIC = "NotDeterministic"
+    BUDGET_EXCEEDED = "BudgetExceeded"
     LOAD_FAILED = "LoadFailed"
     SERVER_UNAVAILABLE = "ServerUnavailable"
     SERVING_NAME_TAKEN = "ServingNameTaken"

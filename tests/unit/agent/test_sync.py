@@ -162,3 +162,13 @@ async def test_a_lost_link_ends_a_wait_for_it():
 
     await link.wait_lost()
     assert not link.up
+
+
+def test_what_a_revision_may_take_is_in_its_order():
+    item = node_model()
+    item["spec"]["desired"]["resources"] = {"memory": "512Mi", "latency": "50ms"}
+
+    order = read_wanted(item).order
+
+    assert (order.memory_bytes, order.latency_s) == (512 << 20, 0.05)
+    assert read_wanted(node_model()).order.memory_bytes is None

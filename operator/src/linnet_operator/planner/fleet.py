@@ -23,6 +23,8 @@ MODEL_FAULTS = frozenset(
         NodeReason.SELF_TEST_FAILED,
         NodeReason.SELF_TEST_TIMEOUT,
         NodeReason.SELF_TEST_CRASHED,
+        NodeReason.NOT_DETERMINISTIC,
+        NodeReason.BUDGET_EXCEEDED,
         NodeReason.LOAD_FAILED,
         NodeReason.SOAK_FAILED,
         NodeReason.LOOP_BREAKER,
