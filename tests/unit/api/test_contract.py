@@ -159,3 +159,12 @@ def test_a_transition_time_moves_only_when_the_status_does():
 
     assert same[0].last_transition_time == NOON
     assert moved[0].last_transition_time == later
+
+
+def test_every_promised_name_is_there_and_no_other():
+    listed = {name for names in linnet_api._MODULES.values() for name in names}
+
+    assert listed == set(linnet_api.__all__)
+    assert all(hasattr(linnet_api, name) for name in linnet_api.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = linnet_api.nonsense

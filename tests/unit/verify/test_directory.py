@@ -1,4 +1,6 @@
+import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,8 @@ def test_a_directory_that_is_what_was_signed_passes(model, statement):
         pytest.param(lambda m: (m / "model.onnx").chmod(0o466), id="others may write"),
         pytest.param(lambda m: os.mkfifo(m / "pipe"), id="a FIFO"),
         pytest.param(lambda m: (m / "Model.ONNX").write_bytes(b""), id="equal but for case"),
+        pytest.param(lambda m: (m / "extra").mkdir(), id="an extra directory"),
+        pytest.param(lambda m: (m / "sub").chmod(0o777), id="a directory that others may write"),
     ],
 )
 def test_a_directory_that_is_not_what_was_signed_is_refused(model, statement, attack):
@@ -86,3 +90,71 @@ def test_a_publishers_umask_does_not_matter_but_a_nodes_does(model):
 
 def test_one_file_has_the_same_digest_alone_and_in_a_directory(model):
     assert hash_file(model / "model.onnx") == hash_directory(model)["model.onnx"]
+
+
+@pytest.fixture
+def after_first_read(monkeypatch):
+    """Do something as soon as the first bytes of a file have been read."""
+    read = os.readv
+
+    def arm(name, act):
+        armed = [act]
+
+        def readv(file, buffers):
+            count = read(file, buffers)
+            if armed and Path(f"/proc/self/fd/{file}").readlink().name == name:
+                armed.pop()()
+            return count
+
+        monkeypatch.setattr(os, "readv", readv)
+
+    return arm
+
+
+def _swap(path):
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes()[::-1])
+    other.chmod(0o444)
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.rename(path)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(lambda m: _swap(m / "a"), id="a hashed file swapped while another is read"),
+        pytest.param(lambda m: _swap(m / "model.onnx"), id="the file that is being read swapped"),
+        pytest.param(lambda m: (m / "late").write_bytes(b""), id="a file that comes late"),
+        pytest.param(lambda m: (m / "a").unlink(), id="a file that goes"),
+        pytest.param(
+            lambda m: [(m / "model.onnx").chmod(0o644), (m / "model.onnx").write_bytes(b"x" * 7)],
+            id="written to, size kept",
+        ),
+        pytest.param(lambda m: os.truncate(m / "a", 6), id="an earlier file grows"),
+        pytest.param(lambda m: os.link(m / "a", m.parent / "other"), id="a new hard link"),
+    ],
+)
+@pytest.mark.parametrize("private", [True, False])
+def test_what_changes_while_it_is_hashed_is_noticed(model, after_first_read, attack, private):
+    (model / "a").write_bytes(b"first")
+    (model / "a").chmod(0o644)
+    after_first_read("model.onnx", lambda: attack(model))
+
+    with pytest.raises((ContentRefusedError, FileNotFoundError)):
+        hash_directory(model, private=private)
+
+
+def test_many_files_are_hashed_as_hashlib_hashes_them(tmp_path):
+    contents = {f"d{index % 7}/f{index}": os.urandom(index * 997) for index in range(300)}
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    found = hash_directory(tmp_path)
+
+    assert found == {
+        name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in contents.items()
+    }
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,28 +1,51 @@
 """A directory that shall hold exactly a signed model.
 
 - Plain files in plain directories: no symbolic link, no second hard link, no device, no FIFO.
-- No file that others may write, none that is setuid or setgid.
+- Nothing that others may write, nothing that is setuid or setgid, no directory without a file.
 - Exactly the signed names with the signed digests: no extra file, none missing, ``.git`` included.
-- Every file is opened without following links and read once.
+- Every file is opened without following links and read once, by as many threads as there are
+  cores: hashlib lets go of the interpreter.
+- What changes while it is being hashed is noticed: each file is looked at before and after, and the
+  whole tree once more at the end. Only a private directory can promise more.
 """
 
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from linnet_agent.errors import ContentRefusedError
 from linnet_agent.verify.oms import Statement
 from linnet_agent.verify.paths import names_fault
 
-_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 256 << 10
 _BAD_MODE: Final = stat.S_ISUID | stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH
 _MAX_DEPTH: Final = 64
-_HASHERS: Final = 2
+_MAX_HASHERS: Final = 8
+
+
+class _Mark(NamedTuple):
+    """What a write, a swap or a new link cannot leave as it was; only root can forge ctime."""
+
+    device: int
+    inode: int
+    mode: int
+    links: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class _Entry(NamedTuple):
+    """A file that was found, and how to open it: in the directory that was looked into."""
+
+    name: str
+    mark: _Mark
+    directory: int
 
 
 def hash_directory(root: Path, *, private: bool = True) -> dict[str, str]:
@@ -30,28 +53,28 @@ def hash_directory(root: Path, *, private: bool = True) -> dict[str, str]:
 
     Args:
         root: The directory.
-        private: True where nobody but its owner may be able to change it: modes and link counts
-            count. False for a publisher's working directory.
+        private: True where nobody but its owner may be able to change it: modes, link counts and
+            empty directories count. False for a publisher's working directory.
 
     Raises:
-        ContentRefusedError: It holds something that a model may not hold.
+        ContentRefusedError: It holds something that a model may not hold, or it has changed
+            meanwhile.
         OSError: It cannot be read.
     """
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    # hashlib and readv drop the GIL: two threads are twice as fast. The slots bound open files.
-    slots = threading.BoundedSemaphore(2 * _HASHERS)
     try:
-        with ThreadPoolExecutor(_HASHERS) as pool:
-            pending = {
-                name: pool.submit(_digest_and_close, file, slots)
-                for name, file in _walk(directory, prefix="", depth=0, private=private)
-                if slots.acquire()
-            }
+        seen: dict[str, _Mark] = {}
+        with closing(_walk(directory, private=private)) as entries:
+            digests = _hash_all(entries, seen=seen, private=private)
+        if (fault := names_fault(sorted(digests))) is not None:
+            raise ContentRefusedError(fault)
+        with closing(_walk(directory, private=private)) as entries:
+            again = {entry.name: entry.mark for entry in entries}
     finally:
         os.close(directory)
-    digests = {name: future.result() for name, future in pending.items()}
-    if (fault := names_fault(digests)) is not None:
-        raise ContentRefusedError(fault)
+    for name in sorted({*seen, *again}):
+        if seen.get(name) != again.get(name):
+            raise _changed(name)
     return digests
 
 
@@ -59,13 +82,13 @@ def hash_file(path: Path) -> str:
     """Return ``sha256:<hex>`` of one file of a publisher.
 
     Raises:
-        ContentRefusedError: It is not a plain file.
+        ContentRefusedError: It is not a plain file, or it has changed meanwhile.
         OSError: It cannot be read.
     """
     directory = os.open(path.parent.resolve(), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        file = _open_file(path.name, directory=directory, name=path.name, private=False)
-        return _digest_and_close(file)
+        mark = _mark(os.lstat(path.name, dir_fd=directory))
+        return _hash_entry(_Entry(path.name, mark, directory), _buffer(), private=False)
     finally:
         os.close(directory)
 
@@ -94,12 +117,20 @@ def difference(files: Mapping[str, str], signed: Mapping[str, str]) -> str | Non
     return None
 
 
-def _walk(directory: int, *, prefix: str, depth: int, private: bool) -> Iterator[tuple[str, int]]:
+def _walk(
+    directory: int, *, private: bool, prefix: str = "", depth: int = 0
+) -> Generator[_Entry, None, None]:
+    """Find every file; an entry can be opened until the next one is asked for."""
     if depth > _MAX_DEPTH:
-        msg = f"directories are nested deeper than {_MAX_DEPTH}"
+        msg = f"{prefix!r} is nested deeper than {_MAX_DEPTH}"
         raise ContentRefusedError(msg)
-    with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries)
+    if private and os.fstat(directory).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        msg = f"the directory {prefix or '.'!r} can be written by others"
+        raise ContentRefusedError(msg)
+    names = sorted(os.listdir(directory))
+    if private and not names:
+        msg = f"the directory {prefix or '.'!r} is empty"
+        raise ContentRefusedError(msg)
     for entry in names:
         name = prefix + entry
         found = os.lstat(entry, dir_fd=directory)
@@ -107,29 +138,85 @@ def _walk(directory: int, *, prefix: str, depth: int, private: bool) -> Iterator
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             child = os.open(entry, flags, dir_fd=directory)
             try:
-                yield from _walk(child, prefix=f"{name}/", depth=depth + 1, private=private)
+                yield from _walk(child, private=private, prefix=f"{name}/", depth=depth + 1)
             finally:
                 os.close(child)
-        elif stat.S_ISREG(found.st_mode):
-            yield name, _open_file(entry, directory=directory, name=name, private=private)
         else:
-            msg = f"{name!r} is not a plain file"
-            raise ContentRefusedError(msg)
+            _require_plain(found, name=name, private=private)
+            yield _Entry(name, _mark(found), directory)
 
 
-def _open_file(entry: str, *, directory: int, name: str, private: bool) -> int:
+def _hash_all(
+    entries: Iterator[_Entry], *, seen: dict[str, _Mark], private: bool
+) -> dict[str, str]:
+    """Hash what ``entries`` finds; whoever is free goes on with the walk and opens the next file.
+
+    ``seen`` takes the marks of what was found.
+    """
+    lock = threading.Lock()
+    digests: dict[str, str] = {}
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        buffer = _buffer()
+        try:
+            while True:
+                with lock:
+                    entry = None if faults else next(entries, None)
+                    if entry is None:
+                        return
+                    seen[entry.name] = entry.mark
+                    file = _open(entry)
+                digests[entry.name] = _hash_and_close(file, entry, buffer, private=private)
+        except BaseException as error:  # noqa: BLE001 - told by the thread that asked
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(_hashers() - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise faults[0]
+    return digests
+
+
+def _hashers() -> int:
+    return min(_MAX_HASHERS, len(os.sched_getaffinity(0)))
+
+
+def _buffer() -> memoryview:
+    return memoryview(bytearray(_CHUNK_BYTES))
+
+
+def _hash_entry(entry: _Entry, buffer: memoryview, *, private: bool) -> str:
+    return _hash_and_close(_open(entry), entry, buffer, private=private)
+
+
+def _open(entry: _Entry) -> int:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    file = os.open(entry, flags, dir_fd=directory)
+    return os.open(entry.name.rpartition("/")[2], flags, dir_fd=entry.directory)
+
+
+def _hash_and_close(file: int, entry: _Entry, buffer: memoryview, *, private: bool) -> str:
+    """Judge the open file before and after: what is checked is what is read."""
     try:
-        _require_plain(os.fstat(file), name=name, private=private)
-    except ContentRefusedError:
+        before = os.fstat(file)
+        _require_plain(before, name=entry.name, private=private)
+        digest = hashlib.sha256()
+        size = 0
+        while count := os.readv(file, [buffer]):
+            digest.update(buffer[:count])
+            size += count
+        if not entry.mark == _mark(before) == _mark(os.fstat(file)) or size != before.st_size:
+            raise _changed(entry.name)
+        return "sha256:" + digest.hexdigest()
+    finally:
         os.close(file)
-        raise
-    return file
 
 
 def _require_plain(found: os.stat_result, *, name: str, private: bool) -> None:
-    """Judge the open file: what is checked is what is read."""
     if not stat.S_ISREG(found.st_mode):
         msg = f"{name!r} is not a plain file"
         raise ContentRefusedError(msg)
@@ -141,14 +228,17 @@ def _require_plain(found: os.stat_result, *, name: str, private: bool) -> None:
         raise ContentRefusedError(msg)
 
 
-def _digest_and_close(file: int, slots: threading.BoundedSemaphore | None = None) -> str:
-    try:
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
-        while count := os.readv(file, [buffer]):
-            digest.update(buffer[:count])
-        return "sha256:" + digest.hexdigest()
-    finally:
-        os.close(file)
-        if slots is not None:
-            slots.release()
+def _mark(found: os.stat_result) -> _Mark:
+    return _Mark(
+        device=found.st_dev,
+        inode=found.st_ino,
+        mode=found.st_mode,
+        links=found.st_nlink,
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        ctime_ns=found.st_ctime_ns,
+    )
+
+
+def _changed(name: str) -> ContentRefusedError:
+    return ContentRefusedError(f"{name!r} has changed while it was being hashed")
