@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
-from linnet_agent import journal as table
+from linnet_agent import table
 from linnet_agent.errors import AgentError, DiskFullError, ServerUnavailableError
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Step

@@ -8,8 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linnet_agent import journal as table
-from linnet_agent.journal import Facts, Goal, Journal, Judged, Known, Order, ServerFacts, Step
+from linnet_agent import table
+from linnet_agent.journal import (
+    Action,
+    Facts,
+    Goal,
+    Journal,
+    Judged,
+    Known,
+    Order,
+    ServerFacts,
+    Step,
+    from_json,
+    to_json,
+)
 from linnet_api.reasons import NodeReason, NodeState
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -111,12 +123,12 @@ class Node:
                     self.journal, reason=NodeReason.REGISTRY_UNAVAILABLE, message="no answer"
                 )
             )
-            return table.Action(Step.WAIT)
+            return Action(Step.WAIT)
         if (reason := self.broken.get((action.step, action.revision))) is not None:
             after = table.fail(self.journal, action, facts, reason=reason, message="broken")
             stuck = after.state is self.journal.state and after.revert == self.journal.revert
             self.write(after)
-            return table.Action(Step.WAIT) if stuck else action
+            return Action(Step.WAIT) if stuck else action
         after = getattr(self, f"_do_{action.step.name.lower()}", self._do_nothing)(action, facts)
         if after != self.journal:
             self.write(after)
@@ -832,14 +844,14 @@ def test_a_journal_reads_back_as_it_was_written():
     node.run()
     node.run_through(order("r3", sequence=3, rollout="u1"))
 
-    assert table.from_json(table.to_json(node.journal)) == node.journal
+    assert from_json(to_json(node.journal)) == node.journal
 
 
 def test_an_unknown_state_is_begun_again_and_an_unknown_field_is_left_out():
-    document = json.loads(table.to_json(active_node().journal))
+    document = json.loads(to_json(active_node().journal))
     document |= {"state": "Levitating", "mood": "fine"}
 
-    read = table.from_json(json.dumps(document).encode())
+    read = from_json(json.dumps(document).encode())
 
     assert read.state is NodeState.PENDING
     assert read.observed_sequence == 1
@@ -848,7 +860,7 @@ def test_an_unknown_state_is_begun_again_and_an_unknown_field_is_left_out():
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b'{"observed_sequence": "many"}'])
 def test_what_is_no_journal_is_said_to_be_none(raw):
     with pytest.raises(ValueError, match=r"."):
-        table.from_json(raw)
+        from_json(raw)
 
 
 def test_every_state_has_a_place_to_resume_at():
