@@ -71,6 +71,8 @@ class NodeReason(StrEnum):
     REVOKED = "Revoked"
     MALFORMED_BUNDLE = "MalformedBundle"
     CONTENT_NOT_SIGNED = "ContentNotSigned"
+    NO_TRUST_ROOT = "NoTrustRoot"
+    CLOCK_UNTRUSTED = "ClockUntrusted"
     # fetching
     SOURCE_NOT_FOUND = "SourceNotFound"
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"

@@ -8,7 +8,8 @@ import asyncio
 import pytest
 
 from linnet_agent.errors import SourceNotFoundError
-from linnet_agent.verify.oms import parse_bundle, parse_statement
+from linnet_agent.verify.envelope import parse_bundle
+from linnet_agent.verify.oms import parse_statement
 from linnet_cli.publish.keys import generate_key
 from linnet_cli.publish.push import push_model
 from linnet_cli.publish.sign import sign_model

@@ -8,8 +8,9 @@ import pytest
 
 from linnet_agent.verify.artifact import verify_artifact
 from linnet_agent.verify.ceiling import Ceiling
+from linnet_agent.verify.envelope import signing_bytes
+from linnet_agent.verify.keys import load_public_key
 from linnet_agent.verify.manifest import Artifact, parse_manifest
-from linnet_agent.verify.oms import load_public_key, signing_bytes
 from linnet_api.trust_policy import TrustPolicySpec
 from linnet_cli.publish.keys import generate_key, load_private_key
 from linnet_cli.publish.sign import _sign

@@ -40,6 +40,7 @@ from linnet_agent.fetch.sources import OnProgress
 from linnet_agent.fetch.staging import PartialFile, prepare_staging, seal_staging
 from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.verify.artifact import MAX_BUNDLES
+from linnet_agent.verify.envelope import MAX_BUNDLE_BYTES
 from linnet_agent.verify.manifest import (
     BUNDLE_TYPE,
     INDEX_TYPE,
@@ -51,7 +52,6 @@ from linnet_agent.verify.manifest import (
     is_digest,
     parse_manifest,
 )
-from linnet_agent.verify.oms import MAX_BUNDLE_BYTES
 from linnet_agent.verify.strict_json import parse_json_object
 
 log = logging.getLogger(__name__)

@@ -15,15 +15,10 @@ from typing import Final
 from linnet_agent.errors import MalformedBundleError
 from linnet_agent.verify.ceiling import Ceiling
 from linnet_agent.verify.directory import difference
+from linnet_agent.verify.envelope import Bundle, parse_bundle
+from linnet_agent.verify.keys import VerificationKey, load_public_key
 from linnet_agent.verify.manifest import Artifact
-from linnet_agent.verify.oms import (
-    Bundle,
-    Statement,
-    VerificationKey,
-    load_public_key,
-    parse_bundle,
-    parse_statement,
-)
+from linnet_agent.verify.oms import Statement, parse_statement
 from linnet_agent.verify.policy import (
     MAX_MESSAGE,
     REASON_ORDER,

@@ -14,7 +14,7 @@ import pydantic
 import yaml
 
 from linnet_agent.errors import CeilingError
-from linnet_agent.verify.oms import load_public_key
+from linnet_agent.verify.keys import load_public_key
 from linnet_agent.verify.policy import public_key_pems
 from linnet_agent.verify.strict_json import as_object
 from linnet_api.names import API_VERSION

@@ -1,54 +1,28 @@
-"""OpenSSF Model Signing, key method: read a bundle, check its signature, read its statement.
+"""OpenSSF Model Signing: read the statement about a model's files.
 
-- A bundle is a sigstore bundle v0.3 with one DSSE signature; anything else is malformed.
-- The signature is over the DSSE pre-authentication encoding; ECDSA on P-256, P-384 or P-521.
 - A statement names every file with its sha256; shards, other hashes and followed links are refused.
-- A key is known by the hex sha256 of its PEM text, written the one way that this library writes it.
 - What the signer says it has ignored does not matter: a model is exactly the files that are named.
 
 Source: OMS specification v1.0, sections 4 to 6 and 8.
 """
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from linnet_agent.errors import MalformedBundleError
-from linnet_agent.verify.manifest import BUNDLE_TYPE
+from linnet_agent.verify.envelope import STATEMENT_TYPE, parse_object
 from linnet_agent.verify.paths import names_fault
-from linnet_agent.verify.strict_json import as_list, as_object, parse_json_object
+from linnet_agent.verify.strict_json import as_list, as_object
 from linnet_api.names import COUNTER_ANNOTATION
 
-PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
-STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
 
-MAX_BUNDLE_BYTES: Final = 4 << 20
 _MAX_COUNTER: Final = 2**53
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _COUNTER: Final = re.compile(r"0|[1-9][0-9]{0,15}")
-_HASHES: Final[Mapping[str, type[hashes.HashAlgorithm]]] = {
-    "secp256r1": hashes.SHA256,
-    "secp384r1": hashes.SHA384,
-    "secp521r1": hashes.SHA512,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A DSSE envelope; nothing in it is trusted yet."""
-
-    payload: bytes
-    signature: bytes
-    key_hint: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,95 +37,13 @@ class Statement:
     """``sha256:<hex>`` of the signed payload; the store's key."""
 
 
-@dataclass(frozen=True, slots=True)
-class VerificationKey:
-    """A public key that can check signatures."""
-
-    key_id: str
-    key: ec.EllipticCurvePublicKey
-
-    def verifies(self, bundle: Bundle) -> bool:
-        """Return true where the signature of ``bundle`` is by this key."""
-        algorithm = _HASHES[self.key.curve.name]()
-        try:
-            self.key.verify(bundle.signature, signing_bytes(bundle.payload), ec.ECDSA(algorithm))
-        except InvalidSignature:
-            return False
-        return True
-
-
-def signing_bytes(payload: bytes) -> bytes:
-    """Return the DSSE pre-authentication encoding of a statement: what is signed.
-
-    Source: DSSE protocol v1.0, "Signature Definition".
-    """
-    return b"DSSEv1 %d %s %d %s" % (
-        len(PAYLOAD_TYPE),
-        PAYLOAD_TYPE.encode(),
-        len(payload),
-        payload,
-    )
-
-
-def load_public_key(pem: str) -> VerificationKey:
-    """Read a PEM public key.
-
-    Raises:
-        ValueError: It is not an EC key on P-256, P-384 or P-521.
-    """
-    try:
-        key = serialization.load_pem_public_key(pem.strip().encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        msg = f"not a PEM public key: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-        msg = "not an EC key on P-256, P-384 or P-521"
-        raise ValueError(msg)
-    return VerificationKey(key_id=key_id(key), key=key)
-
-
-def key_id(key: ec.EllipticCurvePublicKey) -> str:
-    """Return the hex sha256 of the key's PEM text; what OMS bundles carry as hint."""
-    pem = key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return hashlib.sha256(pem).hexdigest()
-
-
-def parse_bundle(raw: bytes) -> Bundle:
-    """Read a bundle; its signature is not checked.
-
-    Raises:
-        MalformedBundleError: It is not an OMS bundle of the key method.
-    """
-    document = _parse_object(raw, what="the bundle")
-    if document.get("mediaType") != BUNDLE_TYPE:
-        _refuse(f"its mediaType is {document.get('mediaType')!r}, not {BUNDLE_TYPE}")
-    if unknown := set(document) - {"mediaType", "verificationMaterial", "dsseEnvelope"}:
-        _refuse(f"it has fields that a bundle does not have: {sorted(unknown)[:5]}")
-    envelope = _object(document, "dsseEnvelope")
-    if envelope.get("payloadType") != PAYLOAD_TYPE:
-        _refuse(f"its payloadType is {envelope.get('payloadType')!r}, not {PAYLOAD_TYPE}")
-    signatures = as_list(envelope.get("signatures"))
-    if signatures is None or len(signatures) != 1:
-        _refuse("it does not have exactly one signature")
-    signature = as_object(signatures[0])
-    if signature is None:
-        _refuse("its signature is not an object")
-    return Bundle(
-        payload=_base64(envelope.get("payload"), what="payload"),
-        signature=_base64(signature.get("sig"), what="sig"),
-        key_hint=_key_hint(_object(document, "verificationMaterial")),
-    )
-
-
 def parse_statement(payload: bytes) -> Statement:
     """Read the statement that a bundle carries.
 
     Raises:
         MalformedBundleError: It is not a statement about whole files with sha256 and safe names.
     """
-    document = _parse_object(payload, what="the statement")
+    document = parse_object(payload, what="the statement")
     if document.get("_type") != STATEMENT_TYPE:
         _refuse(f"the statement's _type is {document.get('_type')!r}, not {STATEMENT_TYPE}")
     if document.get("predicateType") != PREDICATE_TYPE:
@@ -177,40 +69,11 @@ def _refuse(fact: str) -> NoReturn:
     raise MalformedBundleError(fact)
 
 
-def _parse_object(raw: bytes, *, what: str) -> dict[str, Any]:
-    try:
-        return parse_json_object(raw, max_bytes=MAX_BUNDLE_BYTES)
-    except ValueError as error:
-        msg = f"{what} is not readable: {error}"
-        raise MalformedBundleError(msg) from error
-
-
 def _object(parent: Mapping[str, Any], field: str) -> dict[str, Any]:
     value = as_object(parent.get(field))
     if value is None:
         _refuse(f"it has no object {field!r}")
     return value
-
-
-def _base64(text: object, *, what: str) -> bytes:
-    if not isinstance(text, str) or not text:
-        _refuse(f"its {what} is not base64")
-    try:
-        decoded = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        msg = f"its {what} is not base64: {error}"
-        raise MalformedBundleError(msg) from error
-    if base64.b64encode(decoded).decode() != text:  # one writing for one value
-        _refuse(f"its {what} is base64 with stray bits")
-    return decoded
-
-
-def _key_hint(material: Mapping[str, Any]) -> str | None:
-    public_key = as_object(material.get("publicKey"))
-    if public_key is None:
-        _refuse("it is not signed with a key: only the key method is supported yet")
-    hint = public_key.get("hint")
-    return hint if isinstance(hint, str) and len(hint) <= 256 else None
 
 
 def _require_plain_serialization(how: Mapping[str, Any]) -> None:

@@ -28,8 +28,10 @@ REASON_ORDER: Final[tuple[NodeReason, ...]] = (
     NodeReason.CONTENT_REFUSED,
     NodeReason.CONTENT_NOT_SIGNED,
     NodeReason.NO_TRUST_POLICY,
+    NodeReason.CLOCK_UNTRUSTED,
     NodeReason.BAD_SIGNATURE,
     NodeReason.UNTRUSTED_KEY,
+    NodeReason.NO_TRUST_ROOT,
     NodeReason.MALFORMED_BUNDLE,
     NodeReason.UNSIGNED,
 )

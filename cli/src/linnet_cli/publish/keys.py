@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from linnet_agent.verify.oms import key_id
+from linnet_agent.verify.keys import key_id
 from linnet_cli.errors import CliError
 from linnet_cli.exits import Exit
 

@@ -14,6 +14,7 @@ from linnet_agent.errors import AgentError
 from linnet_agent.fetch.credentials import Credential, load_docker_config
 from linnet_agent.fetch.references import parse_mirrors, parse_source
 from linnet_agent.verify.directory import difference
+from linnet_agent.verify.envelope import parse_bundle
 from linnet_agent.verify.manifest import (
     ARTIFACT_TYPE,
     BUNDLE_TYPE,
@@ -24,7 +25,7 @@ from linnet_agent.verify.manifest import (
     MANIFEST_TYPE,
     digest_of,
 )
-from linnet_agent.verify.oms import parse_bundle, parse_statement
+from linnet_agent.verify.oms import parse_statement
 from linnet_cli.errors import CliError
 from linnet_cli.exits import Exit
 from linnet_cli.publish.registry import RegistryWriter

@@ -13,13 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from linnet_agent.errors import AgentError
-from linnet_agent.verify.oms import (
-    key_id,
-    load_public_key,
-    parse_bundle,
-    parse_statement,
-    signing_bytes,
-)
+from linnet_agent.verify.envelope import parse_bundle, signing_bytes
+from linnet_agent.verify.keys import key_id, load_public_key
+from linnet_agent.verify.oms import parse_statement
 from linnet_cli.errors import CliError
 from linnet_cli.exits import Exit
 from linnet_cli.publish.keys import load_private_key

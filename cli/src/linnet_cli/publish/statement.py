@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from linnet_agent.verify.directory import hash_directory, hash_file
+from linnet_agent.verify.envelope import PAYLOAD_TYPE, STATEMENT_TYPE
 from linnet_agent.verify.manifest import BUNDLE_TYPE
-from linnet_agent.verify.oms import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
+from linnet_agent.verify.oms import PREDICATE_TYPE
 from linnet_api.names import COUNTER_ANNOTATION
 
 

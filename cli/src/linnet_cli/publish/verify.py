@@ -16,8 +16,8 @@ from linnet_agent.errors import AgentError
 from linnet_agent.fetch.oci import OciClient, Retry
 from linnet_agent.verify.artifact import Verified, verify_artifact, verify_files
 from linnet_agent.verify.ceiling import Ceiling, load_ceiling, parse_trust_policies
+from linnet_agent.verify.keys import load_public_key
 from linnet_agent.verify.manifest import Artifact
-from linnet_agent.verify.oms import load_public_key
 from linnet_api.reasons import NodeReason
 from linnet_api.trust_policy import Authority, Key, TrustPolicySpec
 from linnet_cli.errors import CliError
