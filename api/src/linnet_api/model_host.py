@@ -61,7 +61,8 @@ class Trust(ApiModel):
     stale: Annotated[
         bool,
         Field(
-            description="True: trust was not refreshed for longer than a policy allows. Not measured yet: always false."
+            description="True: trust was not heard anew from the cluster for longer than a policy allows (freshness.maxTrustAge), "
+            "or the TUF repository that the node reads has expired. An alarm, never a stop."
         ),
     ] = False
     loosened: Annotated[

@@ -1,13 +1,37 @@
 """TrustPolicy: who may sign what. Cluster-wide; every matching policy must allow, and no match is a deny."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
 
 from linnet_api.conditions import Condition
-from linnet_api.fields import ATOMIC, ApiModel, Digest, Duration, ShortName, map_list, rules
+from linnet_api.fields import (
+    ATOMIC,
+    ApiModel,
+    Digest,
+    Duration,
+    Quantity,
+    ShortName,
+    Time,
+    map_list,
+    rules,
+)
 
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+HexSha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+ClaimValue = Annotated[str, Field(max_length=512)]
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("not a time that UTC can say") from error
+
+
+Moment = Annotated[Time, AwareDatetime, AfterValidator(_to_utc)]
+"""A point in time that a person writes, in any zone; kept in UTC."""
 
 
 class Match(ApiModel):
@@ -32,6 +56,28 @@ class Match(ApiModel):
     ] = ()
 
 
+class Validity(ApiModel):
+    """When a key counts; both ends belong to it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.start) || !has(self.end) || self.start <= self.end",
+                "validFor ends before it starts",
+            )
+        )
+    )
+
+    start: Annotated[
+        Moment | None,
+        Field(description="The first moment, RFC 3339. Absent: from the beginning."),
+    ] = None
+    end: Annotated[
+        Moment | None,
+        Field(description="The last moment, RFC 3339. Absent: without end."),
+    ] = None
+
+
 class Key(ApiModel):
     """A pinned public key."""
 
@@ -45,10 +91,27 @@ class Key(ApiModel):
             pattern=r"^\s*-----BEGIN PUBLIC KEY-----",
         ),
     ]
+    valid_for: Annotated[
+        Validity | None,
+        Field(
+            description="When the key counts: judged at the time of signing where a log or a timestamp proves it, else at the "
+            "time of the decision. Absent: always. Ending it retires a key; what it must no longer open at all belongs in "
+            "revoked.keyIds."
+        ),
+    ] = None
 
 
 class Keyless(ApiModel):
     """A keyless identity, as Fulcio's certificates carry it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.identity) != has(self.identityRegexp)",
+                "a keyless authority names either identity or identityRegexp",
+            )
+        )
+    )
 
     issuer: Annotated[
         str, Field(description="The OIDC issuer, exact.", min_length=1, max_length=512)
@@ -56,15 +119,38 @@ class Keyless(ApiModel):
     identity: Annotated[
         str | None,
         Field(
-            description="The subject, exact. One of identity and identityRegexp.", max_length=512
+            description="The subject, exact: an e-mail address or a URI. One of identity and identityRegexp.",
+            min_length=1,
+            max_length=512,
         ),
     ] = None
     identity_regexp: Annotated[
         str | None,
         Field(
-            description="The subject as a regular expression that must match whole.", max_length=512
+            description="The subject as a regular expression that must match the whole of it, in linear time: literals, . [] () | "
+            "* + ? {m,n} \\d \\w \\s and escaped characters; no look-around, no back reference. Such as "
+            "https://github\\.com/acme/models/\\.github/workflows/release\\.yml@refs/tags/v[0-9.]+",
+            min_length=1,
+            max_length=512,
         ),
     ] = None
+    trust_root: Annotated[
+        ShortName | None,
+        Field(
+            description="Name of the sigstore trusted root that vouches for it: one of spec.trustRoots, else one that the node has "
+            "(a file in its trust-roots directory, or tuf). Absent: the only one there is; where there are several, the "
+            "authority does not count.",
+        ),
+    ] = None
+    claims: Annotated[
+        dict[str, ClaimValue],
+        Field(
+            description="What else the certificate must say, exact, by the names of Fulcio's extensions, such as "
+            "sourceRepositoryURI, sourceRepositoryRef, buildSignerURI or runnerEnvironment. Empty: no demand. A name that this "
+            "version does not know is never satisfied.",
+            json_schema_extra={"maxProperties": 16},
+        ),
+    ] = {}  # noqa: RUF012 - frozen, and pydantic copies it
 
 
 class Authority(ApiModel):
@@ -84,7 +170,7 @@ class Authority(ApiModel):
     keyless: Annotated[
         Keyless | None,
         Field(
-            description="A keyless identity. Agents of this version count no keyless signature; refusals and status say so."
+            description="A keyless identity: someone who signs with a short-lived certificate, proved by a transparency log."
         ),
     ] = None
 
@@ -95,7 +181,8 @@ class Require(ApiModel):
     threshold: Annotated[
         int,
         Field(
-            description="How many distinct authorities must have signed, 1 to 16. Default 1.",
+            description="How many distinct authorities must have signed, 1 to 16. Default 1. One key or identity under two names "
+            "is one, and so are two identities under one name.",
             ge=1,
             le=16,
         ),
@@ -130,11 +217,21 @@ class Content(ApiModel):
     allow_files: Annotated[
         tuple[Pattern, ...],
         Field(
-            description="File names that a model may hold; * and **. Empty: whatever the signed manifest names.",
+            description="File names that a model may hold; * and **. Empty: whatever the signed manifest names. Files that carry "
+            "code (.pkl .pickle .joblib .pt .pth .ckpt .py .pyc .pyd .so .dll .dylib .exe .sh .jar .class, pytorch_model*.bin) are "
+            "refused unless a pattern with the same ending names them, such as *.pkl; ** alone does not.",
             max_length=64,
             json_schema_extra=ATOMIC,
         ),
     ] = ()
+    max_bytes: Annotated[
+        Quantity | None,
+        Field(description="Most bytes of all files together, such as 20Gi. Absent: no limit."),
+    ] = None
+    max_files: Annotated[
+        int | None,
+        Field(description="Most files, 1 to 100000. Absent: no limit.", ge=1, le=100_000),
+    ] = None
 
 
 class Freshness(ApiModel):
@@ -143,34 +240,91 @@ class Freshness(ApiModel):
     max_trust_age: Annotated[
         Duration | None,
         Field(
-            description="Trust that was not refreshed for so long is reported as stale. Absent: never. Not measured yet; "
-            "status says so."
+            description="Trust that the node has not heard anew from the cluster for so long is reported as stale, in its "
+            "ModelHost and metrics. Absent: never."
+        ),
+    ] = None
+    max_signature_age: Annotated[
+        Duration | None,
+        Field(
+            description="A signature older than this, by the time that a log or a timestamp proves, is named in the verification "
+            "of the NodeModel, and so is one without such a time. Absent: never. It stops nobody: what must not run any more "
+            "belongs in revoked."
         ),
     ] = None
 
 
 class Signature(ApiModel):
-    """Which signature formats count."""
+    """Which signatures count."""
 
     formats: Annotated[
         tuple[Literal["OMS", "Cosign"], ...],
         Field(
-            description="OMS: OpenSSF Model Signing. Cosign: cosign bundles. Default: OMS. Agents of this version read OMS "
-            "alone: without it here they refuse everything.",
+            description="OMS: OpenSSF Model Signing, every file named in the statement. Cosign: cosign's signature over the "
+            "artifact digest. Default: OMS. Empty: none, so nothing is allowed.",
             max_length=2,
             json_schema_extra=ATOMIC,
         ),
     ] = ("OMS",)
+    predicate_types: Annotated[
+        tuple[Pattern, ...],
+        Field(
+            description="Predicate types of the signed statement that count, exact. Empty: those of the formats.",
+            max_length=16,
+            json_schema_extra=ATOMIC,
+        ),
+    ] = ()
+    transparency_log: Annotated[
+        Literal["Required", "IfPresent"],
+        Field(
+            description="Required: a signature counts only where a transparency log proves it. IfPresent (default): a key counts "
+            "without; keyless signatures need the log either way."
+        ),
+    ] = "IfPresent"
+
+
+class RevokedIdentity(ApiModel):
+    """A keyless identity that is no longer trusted."""
+
+    issuer: Annotated[
+        str, Field(description="The OIDC issuer, exact.", min_length=1, max_length=512)
+    ]
+    subject: Annotated[
+        Pattern,
+        Field(description="The subject; * stands for anything but a slash, ** for anything."),
+    ]
+    not_after: Annotated[
+        Moment | None,
+        Field(
+            description="Signatures that were provably made up to this moment, RFC 3339, still count. Absent: none does."
+        ),
+    ] = None
 
 
 class Revoked(ApiModel):
-    """What is no longer trusted."""
+    """What is no longer trusted: what one matching policy revokes counts in none."""
 
     key_ids: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)], ...],
+        tuple[HexSha256, ...],
         Field(
             description="Hex sha256 of PEM public keys that no longer count.",
             max_length=256,
+            json_schema_extra=ATOMIC,
+        ),
+    ] = ()
+    certificates: Annotated[
+        tuple[HexSha256, ...],
+        Field(
+            description="Hex sha256 of DER certificates that no longer count: single keyless signatures.",
+            max_length=256,
+            json_schema_extra=ATOMIC,
+        ),
+    ] = ()
+    identities: Annotated[
+        tuple[RevokedIdentity, ...],
+        Field(
+            description="Keyless identities that no longer count.",
+            max_length=64,
             json_schema_extra=ATOMIC,
         ),
     ] = ()
@@ -186,8 +340,8 @@ class Revoked(ApiModel):
         Literal["Revert", "KeepServing"],
         Field(
             description="What a revoked model that is active does. Revert (default): back to the last good one; where none is "
-            "left it serves on and alarms, unless the node's own ceiling revokes it. Not acted on yet, and status says so: what "
-            "is active serves on either way, and is not activated again; name another model in the deployment."
+            "left it serves on and alarms, unless the node's own ceiling revokes it: then it is taken out of service. "
+            "KeepServing: it serves on and alarms."
         ),
     ] = "Revert"
 
@@ -209,16 +363,17 @@ class TrustPolicySpec(ApiModel):
     trust_roots: Annotated[
         tuple[TrustRoot, ...],
         Field(
-            description="Sigstore trusted roots for keyless authorities, at most 8. Not used before those count.",
+            description="Sigstore trusted roots for the keyless authorities of this policy, at most 8. A node's own ceiling never "
+            "rests on these.",
             max_length=8,
             json_schema_extra=map_list("name"),
         ),
     ] = ()
     content: Annotated[Content, Field(description="What an artifact may hold.")] = Content()
-    freshness: Annotated[Freshness, Field(description="How old trust may be.")] = Freshness()
-    signature: Annotated[Signature, Field(description="Which signature formats count.")] = (
-        Signature()
-    )
+    freshness: Annotated[
+        Freshness, Field(description="How old trust may be before it is an alarm.")
+    ] = Freshness()
+    signature: Annotated[Signature, Field(description="Which signatures count.")] = Signature()
     revoked: Annotated[Revoked, Field(description="What is no longer trusted.")] = Revoked()
 
 

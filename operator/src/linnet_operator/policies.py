@@ -6,7 +6,6 @@ Rules:
 - The status is written only when it differs.
 """
 
-import re
 import zoneinfo
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from typing import Final
 from linnet_api.buckets import BUCKETS_S, is_bucket_edge
 from linnet_api.conditions import Condition, settled, stalled, stamp
 from linnet_api.durations import format_duration, parse_duration
+from linnet_api.patterns import compile_regexp
 from linnet_api.reasons import DeploymentReason
 from linnet_api.rollout_policy import RolloutPolicySpec, RolloutPolicyStatus
 from linnet_api.trust_policy import Authority, TrustPolicySpec, TrustPolicyStatus
@@ -84,39 +84,13 @@ def trust_problems(spec: TrustPolicySpec) -> list[str]:
             f"spec.require.threshold is {spec.require.threshold}, but only {counted} authorities "
             "count: nothing could ever be allowed"
         )
-    keys = sum(
-        authority.key is not None and (not spec.require.of or authority.name in spec.require.of)
-        for authority in spec.authorities
-    )
-    if keys < spec.require.threshold <= counted:
-        problems.append(
-            f"spec.require.threshold is {spec.require.threshold}, and {keys} of the authorities "
-            "that count have a key: agents of this version count no keyless signature, so they "
-            "refuse everything"
-        )
-    if "OMS" not in spec.signature.formats:
-        problems.append(
-            "spec.signature.formats lacks OMS: agents of this version read no other format, so "
-            "they refuse everything"
-        )
+    if not spec.signature.formats:
+        problems.append("spec.signature.formats is empty: nothing could ever be allowed")
     for authority in spec.authorities:
-        problems += [f"spec.authorities {authority.name}: {text}" for text in _keyless(authority)]
+        problems += [
+            f"spec.authorities {authority.name}: {text}" for text in _authority_problems(authority)
+        ]
     return problems
-
-
-def trust_gaps(spec: TrustPolicySpec) -> list[str]:
-    """Return what a usable TrustPolicy asks for and agents of this version do not do."""
-    keyless = [authority.name for authority in spec.authorities if authority.keyless is not None]
-    gaps = []
-    if keyless:
-        gaps.append(f"keyless authorities do not count: {', '.join(keyless)}")
-    if "Cosign" in spec.signature.formats:
-        gaps.append("cosign bundles are not read (signature.formats)")
-    if spec.freshness.max_trust_age is not None:
-        gaps.append("nobody reports trust as stale (freshness.maxTrustAge)")
-    if (spec.revoked.key_ids or spec.revoked.digests) and spec.revoked.on_active == "Revert":
-        gaps.append("what is revoked and active serves on (revoked.onActive: Revert)")
-    return gaps
 
 
 def policy_status(entry: Entry, *, now: datetime) -> RolloutPolicyStatus | None:
@@ -136,10 +110,9 @@ def trust_status(entry: Entry, *, now: datetime) -> TrustPolicyStatus | None:
     facts = facts_of(entry, TrustFacts)
     spec = facts.spec
     problems = [spec.message] if isinstance(spec, Invalid) else trust_problems(spec)
-    gaps = [] if isinstance(spec, Invalid) else trust_gaps(spec)
     wanted = TrustPolicyStatus(
         observed_generation=entry.generation,
-        conditions=_conditions(problems, entry, before=facts.status.conditions, now=now, gaps=gaps),
+        conditions=_conditions(problems, entry, before=facts.status.conditions, now=now),
     )
     return None if wanted == facts.status else wanted
 
@@ -150,7 +123,6 @@ def _conditions(
     *,
     before: Sequence[Condition],
     now: datetime,
-    gaps: Sequence[str] = (),
 ) -> tuple[Condition, ...]:
     if problems:
         wanted = stalled(
@@ -159,26 +131,28 @@ def _conditions(
             generation=entry.generation,
         )
     else:
-        text = f" Not there yet: {'; '.join(gaps)}." if gaps else ""
         wanted = settled(
             reason=DeploymentReason.ACCEPTED,
-            message=f"The policy can be used.{text}",
+            message="The policy can be used.",
             generation=entry.generation,
         )
     # Kubernetes keeps whole seconds; a finer time would differ from itself at the next turn.
     return stamp(wanted, before=before, now=now.replace(microsecond=0))
 
 
-def _keyless(authority: Authority) -> list[str]:
-    keyless = authority.keyless
-    if (authority.key is None) == (keyless is None):
+def _authority_problems(authority: Authority) -> list[str]:
+    key, keyless = authority.key, authority.keyless
+    if (key is None) == (keyless is None):
         return ["it needs either key or keyless"]
+    if key is not None and key.valid_for is not None:
+        start, end = key.valid_for.start, key.valid_for.end
+        return ["validFor ends before it starts"] if start and end and end < start else []
     if keyless is None:
         return []
     if (keyless.identity is None) == (keyless.identity_regexp is None):
         return ["it needs either identity or identityRegexp"]
     try:
-        re.compile(keyless.identity_regexp or "")
-    except re.error as error:
-        return [f"identityRegexp is no regular expression: {error}"]
+        compile_regexp(keyless.identity_regexp or "")
+    except ValueError as error:
+        return [f"identityRegexp is none that is known here: {error}"]
     return []

@@ -76,14 +76,31 @@ def test_a_bake_of_nothing_does_not_count_as_the_shortest():
         pytest.param(
             {
                 "authorities": [
-                    {"name": "a", "keyless": {"issuer": "https://i", "identityRegexp": "("}}
+                    {"name": "a", "keyless": {"issuer": "https://i", "identityRegexp": r"(a)\1"}}
                 ]
             },
-            "regular expression",
-            id="no regular expression",
+            "unknown escape",
+            id="a regular expression that is not known here",
         ),
-        pytest.param({"authorities": [KEYLESS]}, "no keyless signature", id="keyless alone"),
-        pytest.param({"signature": {"formats": ["Cosign"]}}, "lacks OMS", id="cosign alone"),
+        pytest.param(
+            {
+                "authorities": [
+                    {
+                        "name": "a",
+                        "key": {
+                            "publicKeyPEM": PEM,
+                            "validFor": {
+                                "start": "2026-01-02T00:00:00Z",
+                                "end": "2026-01-01T00:00:00Z",
+                            },
+                        },
+                    }
+                ]
+            },
+            "ends before it starts",
+            id="a validity that is none",
+        ),
+        pytest.param({"signature": {"formats": []}}, "formats is empty", id="no format"),
     ],
 )
 def test_a_trust_policy_that_can_allow_nothing_says_why(spec, says):
@@ -94,19 +111,15 @@ def test_a_trust_policy_that_can_allow_nothing_says_why(spec, says):
     assert any(says in problem for problem in problems)
 
 
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
-        pytest.param({"authorities": [RELEASE, KEYLESS]}, "do not count: ci", id="keyless"),
-        pytest.param({"signature": {"formats": ["OMS", "Cosign"]}}, "cosign", id="cosign"),
-        pytest.param({"freshness": {"maxTrustAge": "7d"}}, "maxTrustAge", id="trust age"),
-        pytest.param({"revoked": {"keyIds": ["a" * 64]}}, "serves on", id="revoked and active"),
-    ],
-)
-def test_what_a_trust_policy_asks_for_in_vain_is_said_in_its_status(spec, says):
+def test_a_trust_policy_that_can_be_used_is_accepted():
     body = {
         "metadata": {"name": "p", "uid": "u", "resourceVersion": "1", "generation": 1},
-        "spec": {"authorities": [RELEASE], **spec},
+        "spec": {
+            "authorities": [RELEASE, KEYLESS],
+            "signature": {"formats": ["OMS", "Cosign"]},
+            "freshness": {"maxTrustAge": "7d"},
+            "revoked": {"keyIds": ["a" * 64]},
+        },
         "status": {"observedGeneration": -1},
     }
     cache = FleetCache()
@@ -116,7 +129,6 @@ def test_what_a_trust_policy_asks_for_in_vain_is_said_in_its_status(spec, says):
 
     ready = next(each for each in status.conditions if each.type == "Ready")
     assert (ready.status, ready.reason) == ("True", "Accepted")
-    assert says in ready.message
 
 
 def test_a_status_that_is_as_it_should_be_is_not_written_again():
