@@ -9,9 +9,11 @@
     |   +-- DigestMismatchError         the bytes are not those that were named
     |   +-- DiskFullError               no room (transient)
     |   +-- UnsupportedArtifactError    not something that this agent can fetch or read
+    |   +-- WrongVariantError           no variant of it is for this node
     +-- TrustError                      what the node trusts, or is asked to trust
     |   +-- CeilingError                the node's own ceiling cannot be read
     |   +-- MalformedBundleError        a signature bundle is not one
+    |   +-- UntrustedCertificateError   it is signed by a certificate that does not count
     +-- ContentRefusedError             a directory holds what a model may not hold
     +-- ActivationError                 the model, or what it is to run on
     |   +-- NotOnnxError                no file of the artifact can be run
@@ -89,6 +91,16 @@ class UnsupportedArtifactError(FetchError):
     remedy = "Push the model with `linnet push`, which writes what agents can read."
 
 
+class WrongVariantError(FetchError):
+    """The artifact has no variant that was asked for and that this node can run."""
+
+    reason = NodeReason.WRONG_VARIANT
+    remedy = (
+        "Push a variant for such nodes, name it in spec.variants, or select other nodes with "
+        "spec.nodes."
+    )
+
+
 class TrustError(AgentError):
     """What the node trusts, or is asked to trust, cannot be read."""
 
@@ -105,6 +117,13 @@ class MalformedBundleError(TrustError):
 
     reason = NodeReason.MALFORMED_BUNDLE
     remedy = "Sign the model again with `linnet sign`."
+
+
+class UntrustedCertificateError(TrustError):
+    """A bundle is signed under certificates that do not lead to a root that counts."""
+
+    reason = NodeReason.UNTRUSTED_KEY
+    remedy = "Sign with a valid code-signing certificate of an authority that is trusted."
 
 
 class ContentRefusedError(AgentError):

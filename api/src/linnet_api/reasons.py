@@ -79,6 +79,7 @@ class NodeReason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     DISK_FULL = "DiskFull"
     UNSUPPORTED_ARTIFACT = "UnsupportedArtifact"
+    WRONG_VARIANT = "WrongVariant"
     # activating
     CONTENT_REFUSED = "ContentRefused"
     NOT_ONNX = "NotOnnx"
