@@ -8,6 +8,7 @@
     |   +-- RegistryUnavailableError    the registry says nothing, or 5xx (transient)
     |   +-- DigestMismatchError         the bytes are not those that were named
     |   +-- DiskFullError               no room (transient)
+    |   +-- DiskFaultError              the disk does not read or write (transient)
     |   +-- UnsupportedArtifactError    not something that this agent can fetch or read
     |   +-- WrongVariantError           no variant of it is for this node
     +-- TrustError                      what the node trusts, or is asked to trust
@@ -81,6 +82,16 @@ class DiskFullError(FetchError):
 
     reason = NodeReason.DISK_FULL
     remedy = "Free space below the agent's root directory; the agent tries again by itself."
+    transient = True
+
+
+class DiskFaultError(FetchError):
+    """The disk, or what stands between us and it, does not do what it must."""
+
+    reason = NodeReason.DISK_FAULT
+    remedy = (
+        "Look at the node's kernel log and its limit of open files; the agent tries again by itself."
+    )
     transient = True
 
 

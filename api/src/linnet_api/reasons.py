@@ -78,6 +78,7 @@ class NodeReason(StrEnum):
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"
     DIGEST_MISMATCH = "DigestMismatch"
     DISK_FULL = "DiskFull"
+    DISK_FAULT = "DiskFault"
     UNSUPPORTED_ARTIFACT = "UnsupportedArtifact"
     WRONG_VARIANT = "WrongVariant"
     # activating
@@ -93,6 +94,7 @@ class NodeReason(StrEnum):
     SERVING_NAME_TAKEN = "ServingNameTaken"
     SOAK_FAILED = "SoakFailed"
     LOOP_BREAKER = "LoopBreaker"
+    CORRUPT = "Corrupt"
     # orders
     STALE_ORDER = "StaleOrder"
     WRONG_NODE = "WrongNode"

@@ -46,6 +46,7 @@ _WELL = frozenset(
 _NOT_TAKEN_UP = frozenset(
     {
         NodeReason.DISK_FULL,
+        NodeReason.DISK_FAULT,
         NodeReason.STALE_ORDER,
         NodeReason.WRONG_NODE,
         NodeReason.INVALID_ORDER,
