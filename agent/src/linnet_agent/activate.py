@@ -26,7 +26,7 @@ from linnet_agent.errors import AgentError, DiskFullError, ServerUnavailableErro
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Step
 from linnet_agent.metrics import Metrics
-from linnet_agent.selftest import run_self_test
+from linnet_agent.selftest import Budget, run_self_test
 from linnet_agent.server import ServerClient, ServerView
 from linnet_agent.store import ModelDirectory, ModelKey, ServingRecord, Store, find_runnable
 from linnet_agent.sync import Desired, Jitter, Wanted
@@ -636,12 +636,24 @@ class Worker:
         record = self._directory.read_records()[revision]
         if record.runtime == "Files":
             return
-        await self._unless_preempted(
+        order = self._order()
+        report = await self._unless_preempted(
             run_self_test(
                 self._parts.store.path_of(record.model_digest),
                 record.file,
                 timeout_s=self._parts.self_test_timeout_s,
+                budget=Budget(memory_bytes=order.memory_bytes, latency_s=order.latency_s),
+                threads=order.threads,
             )
+        )
+        self._log(
+            "agent.self_tested",
+            revision=revision,
+            golden=report.golden,
+            ran=report.ran,
+            memory_bytes=report.memory_bytes,
+            latency_s=round(report.latency_s, 6),
+            confined=" ".join(report.confined),
         )
 
     async def _evict(self) -> None:

@@ -2,8 +2,9 @@
 
 - Only lengths are followed; tensor data is stepped over, so that a file of gigabytes costs its
   structure.
-- Every reference must be a plain relative path inside the model's own directory, to a file that is
-  there: all that is there was signed.
+- Every reference must be a plain relative path inside the model's own directory, to a plain file
+  that is there under this name alone: all that is there was signed. ONNX Runtime itself refuses the
+  rest from 1.24.1 on, but never hard links.
 - Depth and counts are bounded: the file is not trusted yet.
 """
 
@@ -48,11 +49,14 @@ def check_external_data(directory: Path, file: str) -> None:
         plain = location and not path.is_absolute() and ".." not in path.parts
         if not plain or "\\" in location or "\0" in location:
             raise ContentRefusedError(f"{file} reads {location!r}, outside of the model")
-        target = (directory / file).parent / path
-        if target.is_symlink() or not target.is_file():
+        home = (directory / file).parent.resolve()
+        target = home / path
+        if target.resolve() != target:
+            raise ContentRefusedError(f"{file} reads {location!r}, by way of a link")
+        if not target.is_file():
             raise ContentRefusedError(f"{file} reads {location!r}, which the model does not hold")
-        if not target.resolve().is_relative_to(directory.resolve()):
-            raise ContentRefusedError(f"{file} reads {location!r}, outside of the model")
+        if target.stat().st_nlink != 1:
+            raise ContentRefusedError(f"{file} reads {location!r}, which has a second name")
 
 
 def read_locations(path: Path) -> list[str]:

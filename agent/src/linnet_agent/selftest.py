@@ -1,268 +1,264 @@
-"""The self-test: a child process that looks into a model for the first time.
+"""The self-test: a throw-away child looks into a model for the first time.
 
-- Nothing else of the agent ever parses a model: a native crash here is a verdict, not an outage.
-- The child has a timeout, limits on memory and files, no network where it may give it up, and dies
-  with its parent.
-- With ``golden.json`` the outputs must be those, within its tolerance; else made-up inputs must
-  give finite outputs.
-- Made-up inputs with more than one free dimension may be refused by the model: that says nothing
-  about it.
-
-The parent calls ``run_self_test``; the child is ``python -m linnet_agent.selftest DIRECTORY FILE``.
+- Nothing else of the agent ever parses a model: a native crash in the child is a verdict, not an
+  outage.
+- Every way to end has its own word: wrong (SelfTestFailed), never (SelfTestTimeout), crashed
+  (SelfTestCrashed), too much (BudgetExceeded), not twice the same (NotDeterministic).
+- The child is watched: it is ended, with all that it may have started, when its time is up or its
+  memory over; what it says is bounded, too.
+- Where nobody has said what a model may take, it may take a generous multiple of its size, and
+  never what the node has not.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import json
-import resource
+import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from linnet_agent.errors import (
     ActivationError,
     AgentError,
+    BudgetExceededError,
     ContentRefusedError,
+    NotDeterministicError,
     NotOnnxError,
     SelfTestCrashedError,
     SelfTestFailedError,
     SelfTestTimeoutError,
 )
-from linnet_agent.onnx_files import check_external_data
+from linnet_agent.verify.strict_json import as_object, parse_json_object
 
-GOLDEN: Final = "golden.json"
-_MAX_GOLDEN_BYTES: Final = 64 << 20
+_BASE_BYTES: Final = 1 << 30
+_TIMES_SIZE: Final = 6
+"""Weights, their packed copy, a growing arena: a float model measured 1.1 to 2.7 times its file."""
 
-_BASE_ADDRESS_SPACE: Final = 6 << 30
-"""ONNX Runtime and its thread stacks reserve gigabytes that they never touch; measured 1.3 GiB for
-a tiny model."""
+_RUNTIME_BYTES: Final = 160 << 20
+"""What the child holds before it loads a model; measured 43 MiB."""
 
-_CLONE_NEWNET: Final = 0x40000000
-_PR_SET_PDEATHSIG: Final = 1
+_LOOK_S: Final = 0.02
+_MAX_VERDICT_BYTES: Final = 64 << 10
+_MAX_LAST_WORDS_BYTES: Final = 8 << 10
+_MAX_THREADS: Final = 16
 
 _VERDICTS: Final[dict[str, type[AgentError]]] = {
-    str(kind.reason): kind for kind in (NotOnnxError, SelfTestFailedError, ContentRefusedError)
+    str(kind.reason): kind
+    for kind in (
+        NotOnnxError,
+        SelfTestFailedError,
+        NotDeterministicError,
+        BudgetExceededError,
+        ContentRefusedError,
+    )
 }
 
 
-async def run_self_test(directory: Path, file: str, *, timeout_s: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a model may take; None: nobody has said."""
+
+    memory_bytes: int | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestReport:
+    """What was seen of a model that is well."""
+
+    confined: tuple[str, ...]
+    """What the child had given up; ``confine`` has the words."""
+    golden: bool
+    """True where golden samples were compared."""
+    ran: bool
+    """False: no made-up input suited it, so it was only loaded."""
+    load_s: float
+    memory_bytes: int
+    """Beside the runtime, at its height."""
+    latency_s: float
+    """Median of some runs."""
+
+
+async def run_self_test(
+    directory: Path,
+    file: str,
+    *,
+    timeout_s: float,
+    budget: Budget = Budget(),
+    threads: int = 1,
+) -> SelfTestReport:
     """Let a child load and run ``file`` of the model in ``directory``; return where it is well.
 
     Raises:
-        ActivationError: It is not an ONNX file, fails, does not end in time, or crashes.
+        ActivationError: It is not an ONNX file, fails, takes too much, does not end in time, or
+            crashes.
         ContentRefusedError: It reads files outside of the model.
     """
-    size = await asyncio.to_thread(_size_of, directory)
+    memory_bytes = await asyncio.to_thread(_allowance, directory, budget)
+    threads = max(1, min(threads, _MAX_THREADS))
+    plan = {
+        "directory": str(directory),
+        "file": file,
+        "parent": os.getpid(),
+        "threads": threads,
+        "cpu_s": (int(timeout_s) + 1) * threads,
+        "memory_bytes": memory_bytes,
+        "latency_s": budget.latency_s,
+    }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-I",
+        "-B",
         "-m",
-        "linnet_agent.selftest",
-        str(directory),
-        file,
-        str(_BASE_ADDRESS_SPACE + 6 * size),
-        str(int(timeout_s) + 1),
+        "linnet_agent.selftest_child",
+        json.dumps(plan),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        cwd="/",
         env={
             "ORT_DISABLE_TELEMETRY": "1",
-            "OPENBLAS_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",  # a second thread could not enter a user namespace
             "OMP_NUM_THREADS": "1",
             "HOME": "/nonexistent",
-            "PYTHONDONTWRITEBYTECODE": "1",
         },
     )
+    watched = _Watched(process, limit_bytes=memory_bytes + _RUNTIME_BYTES)
     try:
         async with asyncio.timeout(timeout_s):
-            stdout, stderr = await process.communicate()
+            said, last_words = await watched.listen()
     except TimeoutError as error:
         raise SelfTestTimeoutError(f"the self-test did not end within {timeout_s:g} s") from error
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await watched.end()
+    if watched.over:
+        raise BudgetExceededError(f"it takes more than the {memory_bytes >> 20} MiB that it may")
     assert process.returncode is not None
-    _raise_verdict(process.returncode, stdout, stderr)
+    return read_verdict(process.returncode, said, last_words)
 
 
-def _size_of(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+class _Watched:
+    """A child whose words and memory are bounded."""
+
+    def __init__(self, process: asyncio.subprocess.Process, *, limit_bytes: int) -> None:
+        self._process = process
+        self._limit_bytes = limit_bytes
+        self.over = False
+        """True once it was ended for its memory."""
+
+    async def listen(self) -> tuple[bytes, bytes]:
+        """Return the first of its words and the last of its complaints, once it has ended."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        async with asyncio.TaskGroup() as group:
+            said = group.create_task(_read(self._process.stdout, first=_MAX_VERDICT_BYTES))
+            last = group.create_task(_read(self._process.stderr, last=_MAX_LAST_WORDS_BYTES))
+            watch = group.create_task(self._watch_memory())
+            await self._process.wait()
+            watch.cancel()
+        return said.result(), last.result()
+
+    async def end(self) -> None:
+        """End it, with all of its group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+
+    async def _watch_memory(self) -> None:
+        page, path = os.sysconf("SC_PAGE_SIZE"), Path(f"/proc/{self._process.pid}/statm")
+        while True:
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                resident = int(_read_now(path).split()[1]) * page
+                if resident > self._limit_bytes:
+                    self.over = True
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                    return
+            await asyncio.sleep(_LOOK_S)
 
 
-def _raise_verdict(returncode: int, stdout: bytes, stderr: bytes) -> None:
+def _read_now(path: Path) -> bytes:
+    """Read what the kernel makes up; that does not block."""
+    return path.read_bytes()
+
+
+async def _read(stream: asyncio.StreamReader, *, first: int = 0, last: int = 0) -> bytes:
+    """Read to the end and keep the first, or the last, bytes; a flood costs nothing."""
+    kept = b""
+    while block := await stream.read(1 << 16):
+        kept = (kept + block)[:first] if first else (kept + block)[-last:]
+    return kept
+
+
+def _allowance(directory: Path, budget: Budget) -> int:
+    """Return what the model may take beside its runtime, in bytes."""
+    if budget.memory_bytes is not None:
+        return budget.memory_bytes
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    generous = _BASE_BYTES + _TIMES_SIZE * size
+    available = available_bytes()
+    return generous if available is None else min(generous, available * 3 // 4)
+
+
+def available_bytes() -> int | None:
+    """Return the memory that can be had on this node; None where the kernel does not say."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # a limit of the container's own
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return max(0, min(found)) if found else None
+
+
+def read_verdict(returncode: int, said: bytes, last_words: bytes) -> SelfTestReport:
+    """Return what the child reports, or raise what it, or its end, says.
+
+    Raises:
+        ActivationError: The model is not well.
+        ContentRefusedError: It reads files outside of the model.
+    """
+    last = last_words.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
     if returncode < 0:
-        name = signal.Signals(-returncode).name
-        raise SelfTestCrashedError(f"the self-test's process was ended by {name}")
+        raise _how_it_ended(signal.Signals(-returncode), last[0])
     try:
-        verdict = json.loads(stdout)
+        if returncode:
+            raise ValueError("it failed")  # noqa: TRY301 - as a verdict that cannot be read
+        verdict = parse_json_object(said, max_bytes=_MAX_VERDICT_BYTES)
         reason, message = str(verdict["reason"]), str(verdict["message"])
+        report = _read_report(as_object(verdict["measured"]) or {})
     except (ValueError, KeyError, TypeError) as error:
-        last = stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise SelfTestCrashedError(
             f"the self-test ended with {returncode}: {last[0][:300]}"
         ) from error
     if reason:
         raise _VERDICTS.get(reason, SelfTestFailedError)(message)
+    return report
 
 
-# --- the child ------------------------------------------------------------------------------------
-
-
-def main(arguments: list[str]) -> int:
-    """Run the self-test in this process and print the verdict as JSON."""
-    directory, file, address_space, cpu_s = arguments
-    _limit(address_space_bytes=int(address_space), cpu_s=int(cpu_s))
-    verdict = {"reason": "", "message": ""}
-    try:
-        check_external_data(Path(directory), file)
-        _run_model(Path(directory), file)
-    except (ActivationError, ContentRefusedError) as error:
-        verdict = {"reason": str(error.reason), "message": str(error)[:600]}
-    sys.stdout.write(json.dumps(verdict))
-    sys.stdout.flush()
-    return 0
-
-
-def _limit(*, address_space_bytes: int, cpu_s: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.unshare(_CLONE_NEWNET)  # only root may; anyone else goes on with the network it has
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    cores = 64  # CPU seconds add up over threads; this only ends what spins for ever
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s * cores, cpu_s * cores))
-    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
-
-
-def _run_model(directory: Path, file: str) -> None:
-    import numpy as np  # noqa: PLC0415 - only the child pays for it
-    import onnxruntime as ort  # noqa: PLC0415 - only the child parses models
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(
-            str(directory / file), options, providers=["CPUExecutionProvider"]
+def _how_it_ended(number: signal.Signals, last_words: str) -> ActivationError:
+    if number is signal.SIGXCPU:
+        return SelfTestTimeoutError("the self-test used up its CPU time")
+    if number is signal.SIGKILL:
+        return BudgetExceededError(
+            "the kernel ended the self-test, as it does where memory runs out"
         )
-    except Exception as error:  # onnxruntime's own classes derive from it alone
-        raise SelfTestFailedError(f"onnxruntime cannot load {file}: {error}") from error
-    for value in session.get_outputs():
-        if not value.type.startswith("tensor("):
-            raise SelfTestFailedError(
-                f"output {value.name!r} is {value.type}, not a tensor; export it without ZipMap"
-            )
-    golden = directory / GOLDEN
-    if golden.is_file():
-        _check_golden(session, golden, np)
-    else:
-        _check_finite(session, np)
+    if number is signal.SIGABRT and "bad_alloc" in last_words:
+        return BudgetExceededError("it wants more memory than it may take")
+    return SelfTestCrashedError(f"the self-test's process was ended by {number.name}")
 
 
-def _check_golden(session: Any, path: Path, np: Any) -> None:  # noqa: ANN401 - no types
-    try:
-        if path.stat().st_size > _MAX_GOLDEN_BYTES:
-            raise SelfTestFailedError(f"{GOLDEN} is larger than {_MAX_GOLDEN_BYTES} bytes")
-        document = json.loads(path.read_bytes())
-        inputs = {name: _read_tensor(item, np) for name, item in document["inputs"].items()}
-        wanted = {name: _read_tensor(item, np) for name, item in document["outputs"].items()}
-        tolerance = float(document.get("tolerance", 1e-3))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SelfTestFailedError(f"{GOLDEN} cannot be read: {error!r}") from error
-    outputs = _run(session, inputs, list(wanted))
-    for (name, want), got in zip(wanted.items(), outputs, strict=True):
-        if got.shape != want.shape:
-            raise SelfTestFailedError(f"output {name!r} is {got.shape}, golden is {want.shape}")
-        if want.dtype.kind in "fc":
-            if not np.allclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=False):
-                off = float(np.nanmax(np.abs(got.astype("f8") - want.astype("f8"))))
-                raise SelfTestFailedError(
-                    f"output {name!r} is off its golden value by {off:.3g}, over {tolerance:g}"
-                )
-        elif not np.array_equal(got, want):
-            raise SelfTestFailedError(f"output {name!r} is not its golden value")
-
-
-def _check_finite(session: Any, np: Any) -> None:  # noqa: ANN401 - no types
-    inputs, free = {}, 0
-    for value in session.get_inputs():
-        shape = [size if isinstance(size, int) and size > 0 else 1 for size in value.shape]
-        free = max(free, sum(not isinstance(size, int) for size in value.shape))
-        dtype = _dtype_of(value.type, np)
-        inputs[value.name] = (
-            np.full(shape, "", dtype=object) if dtype is object else np.zeros(shape, dtype=dtype)
-        )
-    names = [value.name for value in session.get_outputs()]
-    try:
-        outputs = _run(session, inputs, names)
-    except SelfTestFailedError:
-        if free > 1:
-            return
-        raise
-    for name, got in zip(names, outputs, strict=True):
-        if got.dtype.kind == "f" and not np.isfinite(got).all():
-            raise SelfTestFailedError(f"output {name!r} holds NaN or Inf on made-up inputs")
-
-
-def _run(session: Any, inputs: dict[str, Any], names: list[str]) -> list[Any]:  # noqa: ANN401
-    try:
-        outputs: list[Any] = session.run(names, inputs)
-    except Exception as error:  # onnxruntime's own classes derive from it alone
-        raise SelfTestFailedError(f"the model fails when it is run: {error}") from error
-    return outputs
-
-
-_DATATYPES: Final = {
-    "BOOL": "?",
-    "UINT8": "u1",
-    "UINT16": "u2",
-    "UINT32": "u4",
-    "UINT64": "u8",
-    "INT8": "i1",
-    "INT16": "i2",
-    "INT32": "i4",
-    "INT64": "i8",
-    "FP16": "f2",
-    "FP32": "f4",
-    "FP64": "f8",
-    "BYTES": "O",
-}
-
-_ONNX_TYPES: Final = {
-    "bool": "?",
-    "uint8": "u1",
-    "uint16": "u2",
-    "uint32": "u4",
-    "uint64": "u8",
-    "int8": "i1",
-    "int16": "i2",
-    "int32": "i4",
-    "int64": "i8",
-    "float16": "f2",
-    "float": "f4",
-    "double": "f8",
-    "string": "O",
-}
-
-
-def _read_tensor(item: Any, np: Any) -> Any:  # noqa: ANN401 - JSON in, numpy out
-    dtype = _DATATYPES[item["datatype"]]
-    return np.array(item["data"], dtype=dtype).reshape(item["shape"])
-
-
-def _dtype_of(onnx_type: str, np: Any) -> Any:  # noqa: ANN401 - no types
-    name = onnx_type.removeprefix("tensor(").removesuffix(")")
-    if name not in _ONNX_TYPES:
-        raise SelfTestFailedError(f"an input is {onnx_type}, which cannot be served")
-    code = _ONNX_TYPES[name]
-    return object if code == "O" else np.dtype(code)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _read_report(measured: dict[str, Any]) -> SelfTestReport:
+    return SelfTestReport(
+        confined=tuple(map(str, measured["confined"])),
+        golden=bool(measured["golden"]),
+        ran=bool(measured["ran"]),
+        load_s=float(measured["load_s"]),
+        memory_bytes=int(measured["memory_bytes"]),
+        latency_s=float(measured["latency_s"]),
+    )

@@ -98,6 +98,29 @@ def test_a_link_is_refused(tmp_path):
         check_external_data(model, "model.onnx")
 
 
+def test_a_directory_that_is_a_link_is_refused(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "real").mkdir()
+    (model / "real" / "weights.bin").write_bytes(b"\0" * 16)
+    (model / "data").symlink_to("real")
+    write(model / "model.onnx", external("w", "data/weights.bin"))
+
+    with pytest.raises(ContentRefusedError, match="link"):
+        check_external_data(model, "model.onnx")
+
+
+def test_a_second_name_of_a_file_elsewhere_is_refused(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (tmp_path / "secret").write_bytes(b"\0" * 16)
+    (model / "weights.bin").hardlink_to(tmp_path / "secret")
+    write(model / "model.onnx", external("w", "weights.bin"))
+
+    with pytest.raises(ContentRefusedError, match="second name"):
+        check_external_data(model, "model.onnx")
+
+
 @pytest.mark.parametrize(
     "content",
     [
