@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
 
-.PHONY: help venv demo demo-down test lint fix bench crds crash lock sim
+.PHONY: help venv demo demo-down test lint fix bench crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -64,3 +64,6 @@ lock: $(STAMP) ## Write requirements/*.txt again
 	@for extra in operator agent keyless cli; do \
 	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras pyproject.toml -o requirements/dev.txt
+
+proto: $(STAMP) ## Write the gRPC messages again from their .proto
+	@$(BIN)/python -m grpc_tools.protoc -I agent/src --python_out=agent/src --pyi_out=agent/src linnet_server/inference.proto

@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--root", metavar="DIR", help="the node's directory (default /var/lib/linnet)")
     add("--http", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:8080)")
+    add("--grpc", metavar="HOST:PORT", help="where to listen for gRPC (default: nowhere)")
     add("--control", metavar="SOCK", help="the agent's socket (default DIR/run/server.sock)")
     add("--port-file", metavar="FILE", help="where to write the port, once listening")
     add("--threads", metavar="N", help="upper bound on the threads of one run (default: cores)")

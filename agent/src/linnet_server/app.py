@@ -14,19 +14,24 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from linnet_server.asgi import App
 from linnet_server.catalog import Catalog
 from linnet_server.control import ControlApp
+from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 from linnet_server.records import unverified_revision
 from linnet_server.settings import Settings
+
+if TYPE_CHECKING:
+    from linnet_server.public_grpc import GrpcListener
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +77,10 @@ async def _run(
         max_queue=settings.max_queue,
         drain_s=settings.drain_s,
     )
+    plane = DataPlane(catalog, deadline_s=settings.deadline_s, new_id=number_ids(uuid.uuid4().hex))
     public = PublicApp(
-        catalog,
+        plane,
         metrics,
-        deadline_s=settings.deadline_s,
         max_body_bytes=settings.max_body_bytes,
         stopping=stopping,
     )
@@ -83,18 +88,26 @@ async def _run(
     if control_socket is not None:
         control = ControlApp(catalog, settings.root.resolve())
         listeners.append(_Listener(control, control_socket, stopping, settings.drain_s))
-    port = http_socket.getsockname()[1]
+    ports = [http_socket.getsockname()[1]]
+    grpc_listener = None
+    if settings.grpc is not None:
+        grpc_listener = _bind_grpc(plane, settings.grpc, settings.max_body_bytes, stopping)
+        ports.append(grpc_listener.port)
     async with asyncio.TaskGroup() as tasks:
         for listener in listeners:
             tasks.create_task(listener.serve([listener.socket]))
         for listener in listeners:
             await listener.listening.wait()
+        if grpc_listener is not None:
+            await grpc_listener.start()
         if settings.port_file is not None:
-            _write_port(settings.port_file, port)
-        log.info("server.listening", extra={"port": port, "pid": os.getpid()})
+            _write_ports(settings.port_file, ports)
+        log.info("server.listening", extra={"ports": ports, "pid": os.getpid()})
         boot = tasks.create_task(_boot(catalog, settings))
         await stopping.wait()
         boot.cancel()
+        if grpc_listener is not None:
+            await grpc_listener.stop(settings.drain_s)
     await catalog.close()
 
 
@@ -189,7 +202,20 @@ def _remove_stale(path: Path) -> None:
     raise StartError(f"another server answers on {path}")
 
 
-def _write_port(path: Path, port: int) -> None:
+def _bind_grpc(
+    plane: DataPlane, address: str, max_body_bytes: int, stopping: asyncio.Event
+) -> "GrpcListener":
+    from linnet_server.public_grpc import GrpcListener  # noqa: PLC0415 - 10 MiB, where wanted
+
+    try:
+        return GrpcListener(
+            plane, address=address, max_body_bytes=max_body_bytes, stopping=stopping
+        )
+    except OSError as exc:
+        raise StartError(str(exc)) from exc
+
+
+def _write_ports(path: Path, ports: Sequence[int]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(f"{port}\n")
+    draft.write_text("".join(f"{port}\n" for port in ports))
     draft.replace(path)

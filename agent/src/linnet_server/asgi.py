@@ -46,18 +46,15 @@ def json_response(
 
 def error_response(
     error: ServerError,
-    *,
-    traced: Iterable[Header] = (),
     **facts: Any,  # noqa: ANN401 - JSON
 ) -> Response:
     """Return ``error`` as an answer.
 
     Args:
         error: What went wrong.
-        traced: Headers that name the revision which was asked: a failure is traceable too.
         facts: What stands beside the sentence.
     """
-    headers = list(traced)
+    headers = list(error.asked)
     if error.retry_after_s:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if isinstance(error, TooLargeError):

@@ -36,6 +36,9 @@ class ServerError(Exception):
     remedy: ClassVar[str] = "See the server's log."
     retry_after_s: ClassVar[int] = 0
 
+    asked: tuple[tuple[bytes, bytes], ...] = ()
+    """Headers that name the revision which was asked, where one was picked."""
+
 
 class ClientError(ServerError):
     """The client's fault; it does not count against the model."""

@@ -5,7 +5,9 @@
 - A run that is known to be short happens on the loop itself: the hop to a thread and back costs
   more than it does. Known means: a request of this many elements, or more, has been seen to take
   less than `INLINE_S`. One that took longer lowers the bar below itself, one that was short in a
-  thread raises it, so a hiccup mends itself.
+  thread raises it, so a hiccup mends itself. How long a run takes may hang on values as well (a
+  loop that counts to its input): a watchdog stops what holds up the loop, and it runs again in a
+  thread.
 - A run that misses its deadline is told to stop (between two nodes of its graph); its place is free
   when it has.
 
@@ -14,16 +16,52 @@ Batching, when it comes, is another lane; sessions and the data plane do not cha
 
 import asyncio
 import concurrent.futures
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from linnet_server import ort
-from linnet_server.errors import DeadlineExceededError, OverloadedError
+from linnet_server.errors import DeadlineExceededError, ModelFailedError, OverloadedError
 from linnet_server.sessions import Session, WarmUp
 from linnet_server.tensors import Array
 
 INLINE_S: Final = 0.0003
+INLINE_MAX_S: Final = 0.02
+"""A run on the loop that takes longer is stopped, at the latest after twice this time."""
+
+
+class _Watchdog:
+    """Stops the run that holds up the loop; a thread that sleeps where no run is on the loop."""
+
+    def __init__(self) -> None:
+        self.running: Any = None
+        """The options of the run that is on the loop now."""
+        self._awake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Look, from now on until no run is on the loop."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="linnet-watch", daemon=True)
+            self._thread.start()
+        if not self._awake.is_set():
+            self._awake.set()
+
+    def _watch(self) -> None:
+        while True:
+            self._awake.wait()
+            self._awake.clear()  # before the look: a run that begins now sets it again
+            seen = self.running
+            time.sleep(INLINE_MAX_S)
+            if seen is not None and self.running is seen:
+                seen.terminate = True
+            if self.running is not None:
+                self._awake.set()
+
+
+_WATCHDOG: Final = _Watchdog()
+"""One for the process: there is one loop."""
 
 
 class Lane:
@@ -63,15 +101,33 @@ class Lane:
             DeadlineExceededError: It took too long.
         """
         if elements <= self._inline_elements:
-            started_at = time.perf_counter()
-            outputs = self._session.run(feeds, names)
-            self._learn(elements, time.perf_counter() - started_at)
-            return outputs
+            outputs = self._run_inline(feeds, names, elements)
+            if outputs is not None:
+                return outputs
         return await self._run_in_thread(feeds, names, elements, deadline_s)
 
     def close(self) -> None:
         """Start no more threads; what runs ends by itself."""
         self._threads.shutdown(wait=False)
+
+    def _run_inline(
+        self, feeds: Mapping[str, Array], names: Sequence[str], elements: int
+    ) -> list[Array] | None:
+        """Return the outputs; None where the watchdog has stopped the run."""
+        options = ort.RunOptions()
+        started_at = time.perf_counter()
+        _WATCHDOG.running = options
+        _WATCHDOG.wake()
+        try:
+            outputs = self._session.run(feeds, names, options)
+        except ModelFailedError:
+            if not options.terminate:
+                raise
+            return None
+        finally:
+            _WATCHDOG.running = None
+            self._learn(elements, time.perf_counter() - started_at)
+        return outputs
 
     async def _run_in_thread(
         self,

@@ -10,6 +10,7 @@ Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_bin
 """
 
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -28,8 +29,21 @@ from linnet_server.tensors import (
 
 EXTENSIONS: Final = ("binary_tensor_data", "linnet_feedback")
 
+_NO_PARAMETERS: Final[Mapping[str, object]] = {}
+_NAMES_LIMIT: Final = 400
+"""Characters of a list of names in a sentence."""
+
 ID_LIMIT: Final = 256
 """Characters of a request id: the ids of recent requests are kept for feedback."""
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the server as the protocol describes it."""
+    return {
+        "name": "linnet",
+        "version": metadata.version("linnet"),
+        "extensions": list(EXTENSIONS),
+    }
 
 
 class WantedOutput(NamedTuple):
@@ -114,7 +128,7 @@ def parse_infer(
     feeds = _read_inputs(document.get("inputs"), raw, signature.inputs)
     binary = _read_parameter(document, "binary_data_output") is True
     return InferRequest(
-        _read_id(document.get("id")),
+        read_id(document.get("id")),
         feeds,
         _read_outputs(document.get("outputs"), signature, binary=binary),
         total_elements(feeds.values()),
@@ -175,6 +189,69 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
+def read_id(value: object) -> str | None:
+    """Return the request id in ``value``; None where there is none.
+
+    Raises:
+        BadRequestError: It is no string, or too long to be kept.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > ID_LIMIT:
+        raise BadRequestError(f"'id' must be a string of at most {ID_LIMIT} characters")
+    return value
+
+
+def find_input(
+    name: str, datatype: object, specs: Mapping[str, TensorSpec], feeds: Mapping[str, Array]
+) -> TensorSpec:
+    """Return the model's input ``name``, where it is of ``datatype`` and not yet among ``feeds``.
+
+    Raises:
+        BadRequestError: There is no such input, it is there already, or of another datatype.
+    """
+    spec = specs.get(name)
+    if spec is None:
+        raise BadRequestError(f"the model has no input '{name[:80]}'; it has {_names(specs)}")
+    if name in feeds:
+        raise BadRequestError(f"input '{name}' is there twice")
+    if datatype != spec.datatype:
+        raise BadRequestError(
+            f"input '{name}': datatype must be {spec.datatype}, not {datatype!r:.40}"
+        )
+    return spec
+
+
+def find_missing(specs: Mapping[str, TensorSpec], feeds: Mapping[str, Array]) -> None:
+    """Raise a BadRequestError where an input of the model is not among ``feeds``."""
+    missing = specs.keys() - feeds.keys()
+    if missing:
+        raise BadRequestError(f"missing input {_names(missing)}")
+
+
+def find_output(name: str, signature: Signature) -> None:
+    """Raise a BadRequestError where the model has no output ``name``."""
+    if name not in signature.outputs:
+        known = _names(signature.outputs)
+        raise BadRequestError(f"the model has no output {name!r:.80}; it has {known}")
+
+
+def check_outputs_once(wanted: Sequence[WantedOutput]) -> None:
+    """Raise a BadRequestError where an output is asked for twice."""
+    if len({output.name for output in wanted}) != len(wanted):
+        raise BadRequestError("an output is asked for twice")
+
+
+def refuse_extensions(what: str, parameters: Mapping[str, object]) -> None:
+    """Raise a BadRequestError where ``parameters`` ask for what would change the answer's meaning.
+
+    Unknown parameters are ignored, as the protocol wants it; these two are known, and not had.
+    """
+    for name in parameters:
+        if name == "classification" or name.startswith("shared_memory_"):
+            raise BadRequestError(f"{what}: this server does not have the extension '{name}'")
+
+
 def _split(body: bytes, json_bytes: int | None) -> tuple[dict[str, Any], memoryview | None]:
     if json_bytes is None:
         return parse_object(body), None
@@ -183,14 +260,6 @@ def _split(body: bytes, json_bytes: int | None) -> tuple[dict[str, Any], memoryv
             f"Inference-Header-Content-Length is {json_bytes}, the body has {len(body)} bytes"
         )
     return parse_object(body[:json_bytes]), memoryview(body)[json_bytes:]
-
-
-def _read_id(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or len(value) > ID_LIMIT:
-        raise BadRequestError(f"'id' must be a string of at most {ID_LIMIT} characters")
-    return value
 
 
 def _read_inputs(
@@ -205,16 +274,8 @@ def _read_inputs(
         name = tensor.get("name") if isinstance(tensor, dict) else None
         if not isinstance(name, str):
             raise BadRequestError("every input must be an object with a 'name'")
-        spec = specs.get(name)
-        if spec is None:
-            raise BadRequestError(f"the model has no input '{name}'; it has {_names(specs)}")
-        if name in feeds:
-            raise BadRequestError(f"input '{name}' is there twice")
-        datatype = tensor.get("datatype")
-        if datatype != spec.datatype:
-            raise BadRequestError(
-                f"input '{name}': datatype must be {spec.datatype}, not {datatype!r:.40}"
-            )
+        spec = find_input(name, tensor.get("datatype"), specs, feeds)
+        refuse_extensions(f"input '{name}'", _read_parameters(tensor))
         shape = check_shape(spec, tensor.get("shape"), symbols)
         size = _read_parameter(tensor, "binary_data_size")
         if size is None:
@@ -223,9 +284,7 @@ def _read_inputs(
             chunk = _cut(name, raw, at, size)
             feeds[name] = decode_binary(spec, shape, chunk)
             at += len(chunk)
-    missing = specs.keys() - feeds.keys()
-    if missing:
-        raise BadRequestError(f"missing input {_names(missing)}")
+    find_missing(specs, feeds)
     if raw is not None and at != len(raw):
         raise BadRequestError(f"{len(raw) - at} bytes after the last binary tensor")
     return feeds
@@ -251,24 +310,29 @@ def _read_outputs(tensors: object, signature: Signature, *, binary: bool) -> Wan
     wanted: list[WantedOutput] = []
     for tensor in tensors:
         name = tensor.get("name") if isinstance(tensor, dict) else None
-        if not isinstance(name, str) or name not in signature.outputs:
-            known = _names(signature.outputs)
-            raise BadRequestError(f"the model has no output {name!r:.80}; it has {known}")
+        if not isinstance(name, str):
+            raise BadRequestError("every output must be an object with a 'name'")
+        find_output(name, signature)
+        refuse_extensions(f"output '{name}'", _read_parameters(tensor))
         own = _read_parameter(tensor, "binary_data")
         wanted.append(WantedOutput(name, binary if own is None else own is True))
-    if len({output.name for output in wanted}) != len(wanted):
-        raise BadRequestError("an output is asked for twice")
+    check_outputs_once(wanted)
     return signature.want(wanted)
 
 
 def _read_parameter(holder: dict[str, Any], name: str) -> object:
+    return _read_parameters(holder).get(name)
+
+
+def _read_parameters(holder: dict[str, Any]) -> Mapping[str, object]:
     parameters = holder.get("parameters")
     if parameters is None:
-        return None
+        return _NO_PARAMETERS
     if not isinstance(parameters, dict):
         raise BadRequestError("'parameters' must be an object")
-    return parameters.get(name)
+    return parameters
 
 
 def _names(names: Mapping[str, object] | set[str]) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(names))
+    listed = ", ".join(f"'{name}'" for name in sorted(names))
+    return listed if len(listed) <= _NAMES_LIMIT else f"{listed[:_NAMES_LIMIT]}..."

@@ -1,7 +1,6 @@
 """The public API: Open Inference Protocol v2 over REST, feedback, metrics.
 
 - A body is read to its end before a revision is picked: a slow client holds up no swap.
-- A duration counts from the last byte of the request to the rendered answer.
 - Every answer names the revision and the model digest that it comes from, in `parameters` and in
   headers.
 - Nothing here changes what is served: models come and go by the control socket alone.
@@ -12,11 +11,6 @@ A version is a revision or its number.
 """
 
 import asyncio
-import itertools
-import time
-import uuid
-from collections.abc import Callable
-from importlib import metadata
 from typing import Any, Final
 
 from linnet_server.asgi import (
@@ -33,23 +27,24 @@ from linnet_server.asgi import (
     send_response,
     unexpected_response,
 )
-from linnet_server.catalog import Catalog, LoadedRevision
+from linnet_server.catalog import LoadedRevision
+from linnet_server.dataplane import DataPlane
 from linnet_server.errors import (
     BadRequestError,
-    ClientError,
     MethodNotAllowedError,
     NotFoundError,
     NotReadyError,
     ServerError,
 )
-from linnet_server.metrics import CONTENT_TYPE, Metrics, Outcome
+from linnet_server.metrics import CONTENT_TYPE, Metrics
 from linnet_server.protocol import (
-    EXTENSIONS,
     ID_LIMIT,
     InferRequest,
+    Signature,
     parse_infer,
     parse_object,
     render_infer,
+    server_metadata,
 )
 from linnet_server.tensors import Array
 
@@ -63,25 +58,18 @@ class PublicApp:
 
     def __init__(
         self,
-        catalog: Catalog,
+        plane: DataPlane,
         metrics: Metrics,
         *,
-        deadline_s: float,
         max_body_bytes: int,
         stopping: asyncio.Event,
-        new_id: Callable[[], str] | None = None,
     ) -> None:
-        self._catalog = catalog
+        self._plane = plane
+        self._catalog = plane.catalog
         self._metrics = metrics
-        self._deadline_s = deadline_s
         self._max_body_bytes = max_body_bytes
         self._stopping = stopping
-        self._new_id = new_id or _number_ids(uuid.uuid4().hex)
-        self._server = {
-            "name": "linnet",
-            "version": metadata.version("linnet"),
-            "extensions": list(EXTENSIONS),
-        }
+        self._server = server_metadata()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -144,58 +132,11 @@ class PublicApp:
         self, scope: Scope, receive: Receive, name: str, version: str | None
     ) -> Response:
         body = await read_body(scope, receive, limit_bytes=self._max_body_bytes)
-        started_at = time.perf_counter()
-        loaded = self._catalog.pick(name, version)
-        loaded.hold()
-        outcome: Outcome | None = Outcome.FAILURE
-        try:
-            response = await self._answer(loaded, scope, body)
-            outcome = Outcome.SUCCESS
-        except ServerError as error:
-            outcome = Outcome.REJECTED if isinstance(error, ClientError) else Outcome.FAILURE
-            response = error_response(error, traced=loaded.headers)
-        except asyncio.CancelledError:
-            outcome = None  # the server stops, and nobody gets an answer
-            raise
-        finally:
-            if outcome is not None:
-                loaded.count(outcome, time.perf_counter() - started_at)
-            loaded.release()
-        return response
 
-    async def _answer(self, loaded: LoadedRevision, scope: Scope, body: bytes) -> Response:
-        session = loaded.session
-        request = parse_infer(
-            body,
-            json_bytes=_read_json_bytes(scope),
-            signature=session.signature,
-        )
-        arrays = await loaded.lane.run(
-            request.feeds,
-            request.wanted.names,
-            elements=request.elements,
-            deadline_s=self._deadline_s,
-        )
-        return self._render(loaded, request, arrays)
+        def parse(signature: Signature) -> InferRequest:
+            return parse_infer(body, json_bytes=_read_json_bytes(scope), signature=signature)
 
-    def _render(
-        self, loaded: LoadedRevision, request: InferRequest, arrays: list[Array]
-    ) -> Response:
-        request_id = request.id or self._new_id()
-        body, json_bytes = render_infer(
-            loaded.head,
-            request_id=request_id,
-            signature=loaded.session.signature,
-            wanted=request.wanted,
-            arrays=arrays,
-        )
-        label_at = request.wanted.label_at
-        output = None if label_at is None else arrays[label_at]
-        loaded.answers.remember(request_id, loaded.metrics, output)
-        if json_bytes is None:
-            return Response(200, body, (JSON, *loaded.headers))
-        length = (_JSON_BYTES_HEADER, str(json_bytes).encode())
-        return Response(200, body, (_BINARY, length, *loaded.headers))
+        return await self._plane.infer(name, version, parse=parse, render=_render)
 
     async def _take_feedback(self, scope: Scope, receive: Receive, name: str) -> Response:
         body = await read_body(scope, receive, limit_bytes=self._max_body_bytes)
@@ -210,10 +151,20 @@ class PublicApp:
         return json_response({"id": request_id, "verdict": verdict.value})
 
 
-def _number_ids(prefix: str) -> Callable[[], str]:
-    """Return a source of ids; a UUID for each would cost as much as a small model."""
-    numbers = itertools.count(1)
-    return lambda: f"{prefix}-{next(numbers)}"
+def _render(
+    loaded: LoadedRevision, request_id: str, request: InferRequest, arrays: list[Array]
+) -> Response:
+    body, json_bytes = render_infer(
+        loaded.head,
+        request_id=request_id,
+        signature=loaded.session.signature,
+        wanted=request.wanted,
+        arrays=arrays,
+    )
+    if json_bytes is None:
+        return Response(200, body, (JSON, *loaded.headers))
+    length = (_JSON_BYTES_HEADER, str(json_bytes).encode())
+    return Response(200, body, (_BINARY, length, *loaded.headers))
 
 
 def _expect(scope: Scope, method: str) -> None:

@@ -31,13 +31,20 @@ class Settings(pydantic.BaseModel):
         description="Where clients and Prometheus reach the server; port 0 takes a free one. "
         "Loopback by default: the protocol has no authentication.",
     )
+    grpc: _Address | None = pydantic.Field(
+        default=None,
+        description="Where clients reach the server over gRPC; port 0 takes a free one. Default: "
+        "nowhere, which saves 10 MiB.",
+    )
     control: Path | None = pydantic.Field(
         default=None,
         description="The agent's Unix socket (mode 0600); default <root>/run/server.sock, "
         "none with --model.",
     )
     port_file: Path | None = pydantic.Field(
-        default=None, description="Where to write the port, once the server listens."
+        default=None,
+        description="Where to write the port, once the server listens; with --grpc its port stands "
+        "in a second line.",
     )
     threads: int = pydantic.Field(
         default_factory=lambda: os.cpu_count() or 1,

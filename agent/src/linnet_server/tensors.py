@@ -12,7 +12,7 @@ Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_bin
 import dataclasses
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -137,11 +137,31 @@ def decode_binary(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> 
     if len(raw) != count * dtype.itemsize:
         raise BadRequestError(
             f"input '{spec.name}': shape {list(shape)} of {spec.datatype} needs "
-            f"{count * dtype.itemsize} bytes, 'binary_data_size' is {len(raw)}"
+            f"{count * dtype.itemsize} bytes; there are {len(raw)}"
         )
     if dtype.kind == "b" and bytes(raw).strip(b"\x00\x01"):
         raise BadRequestError(f"input '{spec.name}': a BOOL is one byte, 0 or 1")
     return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def decode_typed(spec: TensorSpec, shape: tuple[int, ...], data: Sequence[Any]) -> Array:
+    """Return the array of an input whose data came as a typed field of a message.
+
+    Raises:
+        BadRequestError: Wrong count, or a value that the datatype cannot hold.
+    """
+    count = math.prod(shape)
+    if len(data) != count:
+        raise BadRequestError(
+            f"input '{spec.name}': shape {list(shape)} needs {count} values; there are {len(data)}"
+        )
+    dtype = DTYPES[spec.datatype]
+    if dtype.kind == "O":
+        return _to_strings(spec, data).reshape(shape)
+    if dtype.kind in "iu":
+        wide = np.fromiter(data, np.uint64 if dtype.kind == "u" else np.int64, count)
+        return _convert(spec, wide, dtype).reshape(shape) if count else wide.astype(dtype)
+    return np.fromiter(data, dtype, count).reshape(shape)
 
 
 def encode_json(array: Array) -> Array | list[str]:
@@ -211,25 +231,28 @@ def _read_large_integers(data: list[Any], guess: Array) -> Array:
 
 
 def _decode_bytes_elements(spec: TensorSpec, count: int, raw: memoryview) -> Array:
-    elements: list[str] = []
+    elements: list[memoryview] = []
     at = 0
     while at < len(raw) and len(elements) < count:
         start = at + _LENGTH_BYTES
         at = start + int.from_bytes(raw[at:start], "little")
         if at > len(raw):
             break
-        try:
-            elements.append(str(raw[start:at], "utf-8"))
-        except UnicodeDecodeError as exc:
-            raise BadRequestError(
-                f"input '{spec.name}': element {len(elements)} is not UTF-8"
-            ) from exc
+        elements.append(raw[start:at])
     if len(elements) != count or at != len(raw):
         raise BadRequestError(
             f"input '{spec.name}': the bytes do not hold {count} elements with their lengths"
         )
-    array = np.empty(count, np.object_)
-    array[:] = elements
+    return _to_strings(spec, elements)
+
+
+def _to_strings(spec: TensorSpec, elements: Sequence[bytes | memoryview]) -> Array:
+    array = np.empty(len(elements), np.object_)
+    for position, element in enumerate(elements):
+        try:
+            array[position] = str(element, "utf-8")
+        except UnicodeDecodeError as exc:
+            raise BadRequestError(f"input '{spec.name}': element {position} is not UTF-8") from exc
     return array
 
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from linnet_server.catalog import Catalog
 from linnet_server.control import ControlApp
+from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 
@@ -178,7 +179,8 @@ class Server:
         )
         self.log = []
         self.wait_for("server.booted")
-        self.url = f"http://127.0.0.1:{self._port_file.read_text().strip()}"
+        self.ports = self._port_file.read_text().split()
+        self.url = f"http://127.0.0.1:{self.ports[0]}"
 
     def wait_for(self, event):
         for line in self.process.stderr:
@@ -271,10 +273,10 @@ def open_bench(node):
             catalog = Catalog(
                 metrics, spawn=tasks.create_task, max_threads=2, max_queue=max_queue, drain_s=5.0
             )
+            plane = DataPlane(catalog, deadline_s=deadline_s, new_id=number_ids("bench"))
             public = PublicApp(
-                catalog,
+                plane,
                 metrics,
-                deadline_s=deadline_s,
                 max_body_bytes=max_body_bytes,
                 stopping=stopping,
             )

@@ -218,3 +218,28 @@ def test_help_imports_no_runtime():
         "sys.exit(1 if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--http", "--grpc"])
+def test_a_port_that_is_taken_is_said(flag, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = {"--http": "127.0.0.1:0", flag: address}
+        words = [word for pair in flags.items() for word in pair]
+        found = run_command("--root", str(tmp_path), *words)
+    assert found.returncode == 1
+    assert f"cannot listen on {address}" in found.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_never_ends_does_not_hold_up_the_loop(node, models, start_server):
+    """The warm-up was short, with as many elements: how long it takes hangs on the value."""
+    node.set_current(node.add(models.looper))
+    server = start_server(node.root, "--deadline-s", "0.5")
+    n = {"name": "n", "datatype": "INT64", "shape": [], "data": [2**40]}
+    with server.client() as client:
+        answer = client.post("/v2/models/defects/infer", json={"inputs": [n]})
+        assert answer.status_code == 504, answer.text
+        n["data"] = [1]
+        assert client.post("/v2/models/defects/infer", json={"inputs": [n]}).status_code == 200

@@ -1,0 +1,148 @@
+"""The gRPC address of a real server process: deadlines, refusals, counts, swaps, a clean end."""
+
+import asyncio
+import contextlib
+
+import grpc
+import pytest
+
+from linnet_server.inference_pb2 import ModelInferRequest, ModelInferResponse
+
+pytestmark = pytest.mark.slow
+
+FOR_EVER = 2**40
+
+
+def count_to(n, name="defects"):
+    message = ModelInferRequest(model_name=name)
+    message.inputs.add(name="n", datatype="INT64", shape=[]).contents.int64_contents.append(n)
+    return message
+
+
+def add_to_zero():
+    message = ModelInferRequest(model_name="defects")
+    x = message.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    x.contents.fp32_contents.extend([0, 0, 0, 0])
+    return message
+
+
+@contextlib.asynccontextmanager
+async def connect(server):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.ports[1]}") as channel:
+        yield channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=ModelInferRequest.SerializeToString,
+            response_deserializer=ModelInferResponse.FromString,
+        )
+
+
+@contextlib.contextmanager
+def refusal(code):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        yield caught
+    assert caught.value.code() is code, caught.value
+
+
+def trailing(error):
+    return dict(error.trailing_metadata() or ())
+
+
+def failures(server):
+    with server.client() as client:
+        lines = client.get("/metrics").text.splitlines()
+    ours = [one for one in lines if one.startswith("linnet_inference_requests_total")]
+    return sum(float(one.rsplit(" ", 1)[1]) for one in ours if 'outcome="failure"' in one)
+
+
+async def test_a_clients_deadline_stops_the_run(node, models, start_server):
+    node.set_current(node.add(models.looper))
+    server = start_server(node.root, "--grpc", "127.0.0.1:0")
+    async with connect(server) as infer:
+        with refusal(grpc.StatusCode.DEADLINE_EXCEEDED):
+            await infer(count_to(FOR_EVER), timeout=0.3)
+        # The run was told to stop, so its place is free again.
+        answer = await infer(count_to(1), timeout=20)
+        assert answer.parameters["revision"].string_param == "r1"
+
+
+async def test_a_full_queue_is_unavailable_and_says_when_to_come_again(node, models, start_server):
+    node.set_current(node.add(models.looper))
+    server = start_server(node.root, "--grpc", "127.0.0.1:0", "--max-queue", "0")
+    async with connect(server) as infer:
+        running = asyncio.ensure_future(infer(count_to(FOR_EVER), timeout=60))
+        told = {}
+        while not told:  # until the first one runs
+            try:
+                await infer(count_to(FOR_EVER), timeout=0.5)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    told = trailing(error)
+        running.cancel()
+    assert told["retry-after"] == "1"
+    assert told["linnet-revision"] == "r1"
+
+
+async def test_a_failing_model_is_internal_and_counted(node, models, start_server):
+    node.set_current(node.add(models.lookup(3)))
+    server = start_server(node.root, "--grpc", "127.0.0.1:0")
+    message = ModelInferRequest(model_name="defects")
+    message.inputs.add(name="i", datatype="INT64", shape=[1]).contents.int64_contents.append(99)
+    async with connect(server) as infer:
+        with refusal(grpc.StatusCode.INTERNAL) as caught:
+            await infer(message, timeout=20)
+        assert trailing(caught.value)["linnet-model-digest"]
+    assert failures(server) == 1
+
+
+async def test_a_message_above_the_limit_never_reaches_the_model(node, models, start_server):
+    node.set_current(node.add(models.adder(1)))
+    server = start_server(node.root, "--grpc", "127.0.0.1:0", "--max-body-bytes", "1024")
+    message = add_to_zero()
+    message.parameters["much"].string_param = "x" * (1 << 20)
+    async with connect(server) as infer:
+        with refusal(grpc.StatusCode.RESOURCE_EXHAUSTED):
+            await infer(message, timeout=20)
+        assert (await infer(add_to_zero(), timeout=20)).model_version == "r1"
+
+
+async def test_a_swap_fails_no_request(node, models, start_server):
+    node.set_current(node.add(models.adder(1)))
+    second = node.add(models.adder(2), revision="r2")
+    server = start_server(node.root, "--grpc", "127.0.0.1:0")
+    seen = []
+    enough = asyncio.Event()
+    done = asyncio.Event()
+
+    async def ask(infer):
+        while not done.is_set():
+            seen.append((await infer(add_to_zero(), timeout=20)).model_version)
+            if len(seen) >= 20:
+                enough.set()
+
+    def swap():
+        with server.agent() as agent:
+            path = "/control/models/factory/defects"
+            agent.put(f"{path}/staged", json={"path": str(second)}).raise_for_status()
+            node.set_current(second)
+            agent.post(f"{path}/activate", json={"revision": "r2"}).raise_for_status()
+
+    async with connect(server) as infer:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(4):
+                tasks.create_task(ask(infer))
+            await enough.wait()
+            await asyncio.to_thread(swap)
+            done.set()
+        assert (await infer(add_to_zero(), timeout=20)).model_version == "r2"
+    assert "r1" in seen
+
+
+async def test_a_request_under_way_ends_before_the_server_does(node, models, start_server):
+    node.set_current(node.add(models.looper))
+    server = start_server(node.root, "--grpc", "127.0.0.1:0")
+    async with connect(server) as infer:
+        asked = asyncio.ensure_future(infer(count_to(20_000), timeout=60))
+        await asyncio.wait({asked}, timeout=0.2)
+        code = await asyncio.to_thread(server.stop)
+        assert (await asked).model_version == "r1"
+    assert code == 0
