@@ -6,6 +6,7 @@
     +-- FetchError                      the way to the bytes
     |   +-- SourceNotFoundError         the registry says no (4xx)
     |   +-- RegistryUnavailableError    the registry says nothing, or 5xx (transient)
+    |   +-- SourceUnavailableError      a directory or a medium is not there now (transient)
     |   +-- DigestMismatchError         the bytes are not those that were named
     |   +-- DiskFullError               no room (transient)
     |   +-- DiskFaultError              the disk does not read or write (transient)
@@ -67,6 +68,14 @@ class RegistryUnavailableError(FetchError):
 
     reason = NodeReason.REGISTRY_UNAVAILABLE
     remedy = "Check that the node reaches the registry; the agent tries again by itself."
+    transient = True
+
+
+class SourceUnavailableError(FetchError):
+    """A directory of this node is not there, or cannot be read: a medium that is not in."""
+
+    reason = NodeReason.SOURCE_UNAVAILABLE
+    remedy = "Insert or mount what holds the model; the agent tries again by itself."
     transient = True
 
 

@@ -73,8 +73,10 @@ class NodeReason(StrEnum):
     CONTENT_NOT_SIGNED = "ContentNotSigned"
     NO_TRUST_ROOT = "NoTrustRoot"
     CLOCK_UNTRUSTED = "ClockUntrusted"
+    KEYLESS_UNAVAILABLE = "KeylessUnavailable"
     # fetching
     SOURCE_NOT_FOUND = "SourceNotFound"
+    SOURCE_UNAVAILABLE = "SourceUnavailable"
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"
     DIGEST_MISMATCH = "DigestMismatch"
     DISK_FULL = "DiskFull"

@@ -89,8 +89,6 @@ def join_artifact(
 def statement_manifest(payload: bytes, *, digest: str) -> Manifest:
     """Return the manifest that a signed statement amounts to; who signed is not looked at.
 
-    The sizes of its files are 0: a statement does not say them.
-
     Raises:
         DigestMismatchError: The statement has another digest.
         MalformedBundleError: It cannot be read.
@@ -100,7 +98,7 @@ def statement_manifest(payload: bytes, *, digest: str) -> Manifest:
         raise DigestMismatchError(msg)
     files = parse_statement(payload).files
     layers = tuple(Layer(name=name, digest=files[name], size_bytes=0) for name in sorted(files))
-    return Manifest(digest=digest, raw=payload, layers=layers)
+    return Manifest(digest=digest, raw=payload, layers=layers, sized=False)
 
 
 def _is_statement(raw: bytes) -> bool:

@@ -71,6 +71,8 @@ class Manifest:
     raw: bytes
     layers: tuple[Layer, ...]
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+    sized: bool = True
+    """False: a signed statement stands in for it, and says no sizes; they are 0."""
 
     @property
     def total_bytes(self) -> int:
