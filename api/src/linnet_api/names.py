@@ -44,6 +44,9 @@ UNLOAD_FINALIZER: Final = f"{GROUP}/unload"
 COUNTER_ANNOTATION: Final = f"{GROUP}/release-counter"
 """In the subject of a signed statement: the release counter, a decimal string."""
 
+MODEL_ANNOTATION: Final = f"{GROUP}/model"
+"""In what cosign has signed, or in the manifest's annotations: the model's name, ``ns/name``."""
+
 _NAME_LIMIT: Final = 40
 
 

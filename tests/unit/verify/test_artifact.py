@@ -102,14 +102,11 @@ def test_strangers_cannot_block_a_model_by_adding_bundles(workshop):
     assert workshop.judge(workshop.artifact(*junk, good), workshop.policy()).decision.allowed
 
 
-def test_at_most_sixteen_bundles_are_looked_at(workshop):
+def test_junk_in_front_cannot_block_a_good_bundle(workshop):
     good = workshop.release.bundle(workshop.statement())
-    look = lambda *bundles: workshop.judge(  # noqa: E731 - three words are enough
-        workshop.artifact(*bundles), workshop.policy()
-    )
+    junk = [b"junk %d" % number for number in range(63)]
 
-    assert look(*[b"junk"] * 15, good).decision.allowed
-    assert not look(*[b"junk"] * 16, good).decision.allowed
+    assert workshop.judge(workshop.artifact(*junk, good), workshop.policy()).decision.allowed
 
 
 def test_two_authorities_sign_the_same_statement_in_two_bundles(workshop):
@@ -181,7 +178,6 @@ def test_nothing_that_comes_from_outside_raises(workshop, raw, cut):
     "change",
     [
         pytest.param({"mediaType": "application/vnd.oci.image.index.v1+json"}, id="an index"),
-        pytest.param({"artifactType": "application/vnd.other"}, id="another artifact"),
         pytest.param({"layers": []}, id="no layer"),
         pytest.param({"layers": {}}, id="layers that are no list"),
         pytest.param({"layers": ["x"]}, id="a layer that is no object"),

@@ -1,12 +1,18 @@
 """Judge an artifact before one byte of the model is fetched.
 
-- Every layer of the manifest must be a signed file with the signed digest, and the other way round.
-- Any bundle may satisfy, of at most 16: strangers can add bundles, and must not be able to block.
+- Signed as OMS: every layer of the manifest must be a signed file with the signed digest, and the
+  other way round. Signed by cosign: the manifest's digest is signed, and so are its layers.
+- The name and counter of what cosign signed stand in the statement (``cosign sign -a``), else in
+  the manifest's annotations.
+- Any bundle may satisfy: strangers can add bundles, and must not be able to block.
 - Bundles over the same statement count together: that is how several authorities sign.
+- Of several statements that are allowed the one with the highest counter is taken; the order of the
+  bundles never matters.
 - Where none satisfies, the refusal of the bundle that came furthest is told.
 - What an unverified bundle says is repeated nowhere but in a refusal.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +20,13 @@ from typing import Final
 
 from linnet_agent.errors import MalformedBundleError
 from linnet_agent.verify.ceiling import Ceiling
+from linnet_agent.verify.cosign import parse_cosign_statement
 from linnet_agent.verify.directory import difference
-from linnet_agent.verify.envelope import Bundle, parse_bundle
+from linnet_agent.verify.envelope import parse_bundle, parse_object
+from linnet_agent.verify.grant import GRANT_TYPE, Grant, parse_grant
 from linnet_agent.verify.keys import VerificationKey, load_public_key
 from linnet_agent.verify.manifest import Artifact
-from linnet_agent.verify.oms import Statement, parse_statement
+from linnet_agent.verify.oms import PREDICATE_TYPE, Statement, parse_counter, parse_statement
 from linnet_agent.verify.policy import (
     MAX_MESSAGE,
     REASON_ORDER,
@@ -29,10 +37,20 @@ from linnet_agent.verify.policy import (
     policy_hash,
     public_key_pems,
 )
+from linnet_agent.verify.signatures import (
+    KeylessVerifier,
+    KeySigner,
+    Proof,
+    Signed,
+    Unproved,
+    check_signatures,
+)
+from linnet_agent.verify.voting import is_inline
+from linnet_api.names import COUNTER_ANNOTATION, MODEL_ANNOTATION
 from linnet_api.reasons import NodeReason
 from linnet_api.trust_policy import TrustPolicySpec
 
-MAX_BUNDLES: Final = 16
+MAX_BUNDLES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +61,42 @@ class Verified:
     statement: Statement | None
     model_digest: str | None
     at: datetime
+    proofs: tuple[Proof, ...] = ()
+    """Every verified signature over the statement; their times have provably passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
-    """One payload with the ids of all keys that have verifiably signed it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """What is judged, and what lies beside it."""
 
-    payload: bytes
-    signed_by: frozenset[str]
+    source: str
+    expected_model: str
+    files: Mapping[str, str]
+    total_bytes: int | None
+    digests: tuple[str, ...]
+    """Of the manifest, and of the index above it."""
+    annotations: Mapping[str, str]
+    """Of the manifest."""
+    bundles: Sequence[bytes]
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trust:
+    """What it is judged by."""
+
+    policies: Mapping[str, TrustPolicySpec]
+    limits: tuple[TrustPolicySpec, ...] | None
+    keyless: KeylessVerifier | None
+    roots: Mapping[str, bytes]
+    keys: Mapping[str, VerificationKey]
+    floor: int | None
+    now: datetime
+    clock_trusted: bool
+
+    @property
+    def specs(self) -> tuple[TrustPolicySpec, ...]:
+        return (*self.policies.values(), *(self.limits or ()))
 
 
 def verify_artifact(
@@ -61,8 +107,14 @@ def verify_artifact(
     ceiling: Ceiling | None,
     floor: int | None,
     now: datetime,
+    clock_trusted: bool = True,
+    keyless: KeylessVerifier | None = None,
+    roots: Mapping[str, bytes] | None = None,
+    node: str | None = None,
 ) -> Verified:
-    """Decide whether the node may take ``artifact``; no I/O, milliseconds, never an exception.
+    """Decide whether the node may take ``artifact``; no I/O but the keyless verifier's child.
+
+    It takes milliseconds (up to a second with keyless signatures) and never raises.
 
     Args:
         artifact: Manifest and bundles, as they were fetched or kept.
@@ -70,19 +122,24 @@ def verify_artifact(
         policies: The cluster's policies by name.
         ceiling: The node's own; None where it has none.
         floor: Lowest release counter that the node still takes; None: none yet.
-        now: When it is decided.
+        now: When it is decided: known time.
+        clock_trusted: False where ``now`` is only the latest time that is known to have passed.
+        keyless: Verifies with ``roots``; asked only where a policy needs it. None: no root.
+        roots: ``TrustStore.roots``: the node's own by name, and those that policies hold inline.
+        node: The node's name, for grants that name one.
     """
-    return verify_files(
-        {layer.name: layer.digest for layer in artifact.layers},
-        bundles=artifact.bundles,
+    subject = _Subject(
         source=artifact.source,
-        artifact_digest=artifact.digest,
         expected_model=expected_model,
-        policies=policies,
-        ceiling=ceiling,
-        floor=floor,
-        now=now,
+        files={layer.name: layer.digest for layer in artifact.layers},
+        total_bytes=artifact.manifest.total_bytes,
+        digests=tuple(dict.fromkeys((artifact.manifest.digest, artifact.digest))),
+        annotations=artifact.manifest.annotations,
+        bundles=artifact.bundles,
+        node=node,
     )
+    trust = _trust(policies, ceiling, keyless, roots, floor, now, clock_trusted=clock_trusted)
+    return _verify(subject, trust)
 
 
 def verify_files(
@@ -96,46 +153,125 @@ def verify_files(
     ceiling: Ceiling | None,
     floor: int | None,
     now: datetime,
+    keyless: KeylessVerifier | None = None,
+    roots: Mapping[str, bytes] | None = None,
+    total_bytes: int | None = None,
 ) -> Verified:
     """Decide about ``files`` (name to ``sha256:<hex>``), wherever they lie; see verify_artifact."""
+    subject = _Subject(
+        source=source,
+        expected_model=expected_model,
+        files=files,
+        total_bytes=total_bytes,
+        digests=() if artifact_digest is None else (artifact_digest,),
+        annotations={},
+        bundles=bundles,
+        node=None,
+    )
+    return _verify(subject, _trust(policies, ceiling, keyless, roots, floor, now))
+
+
+def needs_keyless(specs: Iterable[TrustPolicySpec]) -> bool:
+    """Return true where a policy asks for what only the keyless verifier can prove.
+
+    Identities, entries in a log, and the time of a signature.
+    """
+    return any(
+        spec.signature.transparency_log == "Required"
+        or spec.freshness.max_signature_age is not None
+        or spec.revoked.identities
+        or spec.revoked.certificates
+        or any(one.keyless or (one.key and one.key.valid_for) for one in spec.authorities)
+        for spec in specs
+    )
+
+
+def _trust(
+    policies: Mapping[str, TrustPolicySpec],
+    ceiling: Ceiling | None,
+    keyless: KeylessVerifier | None,
+    roots: Mapping[str, bytes] | None,
+    floor: int | None,
+    now: datetime,
+    *,
+    clock_trusted: bool = True,
+) -> _Trust:
     limits = None if ceiling is None else ceiling.policies
-    asked = policy_hash(policies, limits)
-    keys = _load_keys(public_key_pems([*policies.values(), *(limits or ())]))
+    specs = (*policies.values(), *(limits or ()))
+    return _Trust(
+        policies=policies,
+        limits=limits,
+        keyless=keyless if needs_keyless(specs) else None,
+        roots=roots or {},
+        keys=_load_keys(public_key_pems(specs)),
+        floor=floor,
+        now=now,
+        clock_trusted=clock_trusted,
+    )
+
+
+def _verify(subject: _Subject, trust: _Trust) -> Verified:
     refusals: list[Decision] = []
-    if not bundles:
-        refusals.append(_refuse(NodeReason.UNSIGNED, "there is no signature bundle", asked))
-    signed, unproved = _check_signatures(bundles[:MAX_BUNDLES], keys=keys.values())
-    refusals.extend(_refuse(reason, message, asked) for reason, message in unproved)
-    for candidate in signed:
+    refuse = _Refuser(refusals, policy_hash(trust.policies, trust.limits, trust.roots))
+    if not subject.bundles:
+        refuse(NodeReason.UNSIGNED, "there is no signature bundle")
+    signed, unproved = check_signatures(
+        subject.bundles[:MAX_BUNDLES],
+        keys=list({key.key_id: key for key in trust.keys.values()}.values()),
+        keyless=trust.keyless,
+        artifact_digest=subject.digests[0] if subject.digests else None,
+        index_digest=subject.digests[-1] if subject.digests else None,
+    )
+    for one in unproved:
+        refuse(*_fact(one, subject, trust))
+    grants = _grants(signed, trust, refuse)
+    allowed: list[Verified] = []
+    for candidate in (*signed, *_claimed(subject, trust)):
+        if candidate.predicate_type == GRANT_TYPE:
+            continue
         try:
-            statement = parse_statement(candidate.payload)
+            statement = _read(candidate, subject)
         except MalformedBundleError as error:
-            refusals.append(_refuse(NodeReason.MALFORMED_BUNDLE, str(error), asked))
+            refuse(NodeReason.MALFORMED_BUNDLE, str(error))
             continue
-        if (fault := difference(files, statement.files)) is not None:
-            refusals.append(_refuse(NodeReason.CONTENT_NOT_SIGNED, fault, asked, of=statement))
+        if statement.model == "":
+            refuse(NodeReason.WRONG_MODEL_NAME, _NAMELESS)
             continue
-        facts = Facts(
-            source=source,
-            expected_model=expected_model,
-            model=statement.model,
-            counter=statement.counter,
-            files=tuple(sorted(statement.files)),
-            model_digest=statement.model_digest,
-            artifact_digest=artifact_digest,
-            signed_by=candidate.signed_by,
-            key_ids={pem: key.key_id for pem, key in keys.items()},
-            floor=floor,
+        if (fault := difference(subject.files, statement.files)) is not None:
+            refuse(NodeReason.CONTENT_NOT_SIGNED, fault, of=statement)
+            continue
+        decision = decide(
+            _facts(candidate, statement, subject, trust, grants),
+            policies=trust.policies,
+            ceiling=trust.limits,
+            roots=trust.roots,
         )
-        decision = decide(facts, policies=policies, ceiling=limits)
         if decision.allowed:
-            return Verified(decision, statement, statement.model_digest, now)
-        refusals.append(decision)
-    if not any(covers(spec, model=expected_model, source=source) for spec in policies.values()):
-        message = f"none of {len(policies)} policies covers {expected_model!r} from {source}"
-        refusals.append(_refuse(NodeReason.NO_TRUST_POLICY, message, asked))
-    telling = min(refusals, key=lambda decision: REASON_ORDER.index(decision.reason))
-    return Verified(telling, None, None, now)
+            allowed.append(
+                Verified(decision, statement, statement.model_digest, trust.now, candidate.proofs)
+            )
+        else:
+            refusals.append(decision)
+    if allowed:
+        return min(allowed, key=_preference)
+    if not any(_covers(spec, subject) for spec in trust.policies.values()):
+        message = (
+            f"none of {len(trust.policies)} policies covers {subject.expected_model!r} from "
+            f"{subject.source}"
+        )
+        refuse(NodeReason.NO_TRUST_POLICY, message)
+    telling = min(refusals, key=lambda one: (REASON_ORDER.index(one.reason), one.message))
+    return Verified(telling, None, None, trust.now)
+
+
+def _preference(verified: Verified) -> tuple[int, str]:
+    """Sort what is allowed: the highest counter first, then whatever is always the same."""
+    counter = verified.decision.counter
+    return (1 if counter is None else -counter), verified.model_digest or ""
+
+
+def _covers(spec: TrustPolicySpec, subject: _Subject) -> bool:
+    return covers(spec, model=subject.expected_model, source=subject.source)
 
 
 def _load_keys(pems: Iterable[str]) -> dict[str, VerificationKey]:
@@ -148,52 +284,136 @@ def _load_keys(pems: Iterable[str]) -> dict[str, VerificationKey]:
     return keys
 
 
-def _check_signatures(
-    bundles: Sequence[bytes], *, keys: Iterable[VerificationKey]
-) -> tuple[list[_Signed], list[tuple[NodeReason, str]]]:
-    trusted = {key.key_id: key for key in keys}
-    signed: dict[bytes, frozenset[str]] = {}
-    unproved: list[tuple[NodeReason, str]] = []
-    for raw in bundles:
+def _fact(one: Unproved, subject: _Subject, trust: _Trust) -> tuple[NodeReason, str]:
+    """Return why a bundle proves nothing; a root is not missing where nobody asks for one."""
+    wanted = any(
+        authority.keyless is not None
+        for spec in trust.specs
+        if _covers(spec, subject)
+        for authority in spec.authorities
+    )
+    if one.reason is NodeReason.NO_TRUST_ROOT and not wanted:
+        return NodeReason.UNTRUSTED_KEY, "it is signed keyless, and no policy counts identities"
+    return one.reason, one.message
+
+
+def _read(candidate: Signed, subject: _Subject) -> Statement:
+    """Return what is signed, in either format.
+
+    Raises:
+        MalformedBundleError: It is neither.
+    """
+    if candidate.format != "Cosign":
+        return parse_statement(candidate.payload)
+    said = {**subject.annotations, **parse_cosign_statement(candidate.payload).annotations}
+    return Statement(
+        model=said.get(MODEL_ANNOTATION, ""),
+        counter=parse_counter(said.get(COUNTER_ANNOTATION)),
+        files=subject.files,
+        model_digest="sha256:" + hashlib.sha256(candidate.payload).hexdigest(),
+    )
+
+
+def _grants(
+    signed: Sequence[Signed], trust: _Trust, refuse: "_Refuser"
+) -> list[tuple[Grant, tuple[Proof, ...]]]:
+    """Return the grants that are in force, with who has signed them."""
+    grants: list[tuple[Grant, tuple[Proof, ...]]] = []
+    for one in signed:
+        if one.predicate_type != GRANT_TYPE:
+            continue
+        try:
+            grant = parse_grant(one.payload)
+        except MalformedBundleError as error:
+            refuse(NodeReason.MALFORMED_BUNDLE, str(error))
+            continue
+        if trust.now <= grant.not_after:
+            grants.append((grant, one.proofs))
+    return grants
+
+
+def _claimed(subject: _Subject, trust: _Trust) -> list[Signed]:
+    """Return what is said to be signed with keys that are revoked and that no authority has.
+
+    Their signatures cannot be checked, so they can only refuse: what a revoked key has signed shall
+    be known as revoked although the key has left the policies.
+    """
+    known = {key.key_id for key in trust.keys.values()}
+    gone = {key_id for spec in trust.specs for key_id in spec.revoked.key_ids} - known
+    claimed: list[Signed] = []
+    for raw in subject.bundles[:MAX_BUNDLES] if gone else ():
         try:
             bundle = parse_bundle(raw)
-        except MalformedBundleError as error:
-            unproved.append((NodeReason.MALFORMED_BUNDLE, str(error)))
+            predicate_type = parse_object(bundle.payload, what="the statement").get("predicateType")
+        except MalformedBundleError:
             continue
-        hinted = trusted.get(bundle.key_hint or "")
-        candidates = [hinted] if hinted is not None else list(trusted.values())
-        proof = next((key.key_id for key in candidates if key.verifies(bundle)), None)
-        if proof is not None:
-            signed[bundle.payload] = signed.get(bundle.payload, frozenset()) | {proof}
-        else:
-            unproved.append(_unproved(bundle, trusted=trusted))
-    return [_Signed(payload, signed_by) for payload, signed_by in signed.items()], unproved
+        if bundle.key_hint in gone and predicate_type == PREDICATE_TYPE:
+            proof = Proof(KeySigner(bundle.key_hint or ""), None, None)
+            claimed.append(Signed("OMS", bundle.payload, PREDICATE_TYPE, (proof,)))
+    return claimed
 
 
-def _unproved(bundle: Bundle, *, trusted: Mapping[str, VerificationKey]) -> tuple[NodeReason, str]:
-    if bundle.key_hint in trusted:
-        return (
-            NodeReason.BAD_SIGNATURE,
-            f"the signature is not by key {bundle.key_hint}, which the bundle names: "
-            "payload or signature was changed",
+def _facts(
+    candidate: Signed,
+    statement: Statement,
+    subject: _Subject,
+    trust: _Trust,
+    grants: Sequence[tuple[Grant, tuple[Proof, ...]]],
+) -> Facts:
+    digests = (statement.model_digest, *subject.digests)
+    return Facts(
+        source=subject.source,
+        expected_model=subject.expected_model,
+        model=statement.model,
+        counter=statement.counter,
+        files=tuple(sorted(statement.files)),
+        total_bytes=subject.total_bytes,
+        model_digest=statement.model_digest,
+        artifact_digests=subject.digests,
+        format=candidate.format,
+        predicate_type=candidate.predicate_type,
+        proofs=candidate.proofs,
+        grants=tuple(
+            proofs
+            for grant, proofs in grants
+            if grant.covers(
+                model=statement.model,
+                digests=digests,
+                counter=statement.counter,
+                node=subject.node,
+            )
+        ),
+        key_ids={pem: key.key_id for pem, key in trust.keys.items()},
+        node_roots=frozenset(name for name in trust.roots if not is_inline(name)),
+        floor=trust.floor,
+        now=trust.now,
+        clock_trusted=trust.clock_trusted,
+    )
+
+
+_NAMELESS: Final = (
+    "what is signed names no model: sign with `cosign sign -a linnet.dev/model=<namespace>/<name> "
+    "-a linnet.dev/release-counter=<n>`, or push with these annotations on the manifest"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refuser:
+    """Notes refusals that no policy was asked about."""
+
+    refusals: list[Decision]
+    asked: str
+
+    def __call__(self, reason: NodeReason, message: str, *, of: Statement | None = None) -> None:
+        self.refusals.append(
+            Decision(
+                allowed=False,
+                reason=reason,
+                message=message[:MAX_MESSAGE],
+                signer=None,
+                model=None if of is None else of.model,
+                counter=None if of is None else of.counter,
+                policy_hash=self.asked,
+                refused_by="policy",
+            )
         )
-    hint = "no key" if bundle.key_hint is None else f"key {bundle.key_hint[:64]!r}"
-    return (
-        NodeReason.UNTRUSTED_KEY,
-        f"none of {len(trusted)} trusted keys has made the signature; the bundle names {hint}",
-    )
-
-
-def _refuse(
-    reason: NodeReason, message: str, asked: str, *, of: Statement | None = None
-) -> Decision:
-    return Decision(
-        allowed=False,
-        reason=reason,
-        message=message[:MAX_MESSAGE],
-        signer=None,
-        model=None if of is None else of.model,
-        counter=None if of is None else of.counter,
-        policy_hash=asked,
-        refused_by="policy",
-    )

@@ -125,7 +125,15 @@ def _counter(value: object) -> int | None:
     if value is None:
         return None
     annotations = as_object(value)
-    text = "" if annotations is None else annotations.get(COUNTER_ANNOTATION)
+    return parse_counter("" if annotations is None else annotations.get(COUNTER_ANNOTATION))
+
+
+def parse_counter(text: object) -> int | None:
+    """Return the release counter that an annotation names; None: there is no such annotation.
+
+    Raises:
+        MalformedBundleError: It is not a decimal number.
+    """
     if text is None:
         return None
     if not isinstance(text, str) or not _COUNTER.fullmatch(text) or int(text) > _MAX_COUNTER:

@@ -3,22 +3,30 @@
 - The signed name must be the one under which the model shall be served.
 - Of the cluster's policies at least one must match, and all that match must allow.
 - The node's own ceiling, where it has one, must allow as well; it can only take away.
-- A policy counts distinct keys: one key under two names is one authority.
-- What is revoked is refused, whoever signed it.
-- A release counter below the node's floor is refused; the floor itself is allowed.
-- Keyless authorities never count yet.
+- What one matching policy revokes counts in none: keys, certificates, identities, digests. What the
+  ceiling revokes is told as that, whatever else is wrong: a hub must not be able to hide it.
+- As many authorities as a policy wants must have signed, each by a signer of its own (voting).
+- A release counter below the node's floor is refused, the floor itself is allowed; below it, every
+  policy must find a grant that is signed as it wants a model to be.
+- Files that carry code need a pattern that names their ending.
+- Old signatures are an alarm in the notes, never a stop.
 """
 
-import functools
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
+from linnet_agent.verify.signatures import Format, Proof
+from linnet_agent.verify.voting import Ballot, Vote, count_votes, unusable
+from linnet_api.durations import format_duration, parse_duration
+from linnet_api.patterns import compile_glob
+from linnet_api.quantities import parse_quantity
 from linnet_api.reasons import NodeReason
-from linnet_api.trust_policy import Authority, TrustPolicySpec
+from linnet_api.trust_policy import TrustPolicySpec
 
 REASON_ORDER: Final[tuple[NodeReason, ...]] = (
     NodeReason.REVOKED,
@@ -29,9 +37,10 @@ REASON_ORDER: Final[tuple[NodeReason, ...]] = (
     NodeReason.CONTENT_NOT_SIGNED,
     NodeReason.NO_TRUST_POLICY,
     NodeReason.CLOCK_UNTRUSTED,
+    NodeReason.KEYLESS_UNAVAILABLE,
     NodeReason.BAD_SIGNATURE,
-    NodeReason.UNTRUSTED_KEY,
     NodeReason.NO_TRUST_ROOT,
+    NodeReason.UNTRUSTED_KEY,
     NodeReason.MALFORMED_BUNDLE,
     NodeReason.UNSIGNED,
 )
@@ -41,7 +50,15 @@ MAX_MESSAGE: Final = 2048
 MAX_SIGNER: Final = 512
 """What the status of a NodeModel holds."""
 
+_CODE: Final = re.compile(
+    r".*(\.(?:pkl|pickle|joblib|pt|pth|ckpt|py|pyc|pyd|so|dll|dylib|exe|sh|jar|class))(?:\.[0-9]+)*"
+    r"|(?:.*/)?pytorch_model[^/]*(\.bin)"
+)
+"""Endings of files that are code, or are unpickled into code by what usually loads them."""
+
 RefusedBy = Literal["", "policy", "ceiling"]
+OnActive = Literal["Revert", "KeepServing"]
+Policies = Mapping[str, TrustPolicySpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +71,26 @@ class Facts:
     model: str
     counter: int | None
     files: tuple[str, ...]
+    total_bytes: int | None
+    """Of all files together; None: nobody has said."""
     model_digest: str
-    artifact_digest: str | None
-    signed_by: frozenset[str]
-    """Ids of the keys whose signature over exactly this statement was verified."""
+    artifact_digests: tuple[str, ...]
+    """Of the manifest, and of the index above it."""
+    format: Format
+    predicate_type: str
+    proofs: tuple[Proof, ...]
+    """Every verified signature over exactly this statement."""
+    grants: tuple[tuple[Proof, ...], ...]
+    """The signatures of each grant for this model, counter and node that has not ended."""
     key_ids: Mapping[str, str]
     """PEM text to key id, of every key that policies and ceiling name; absent: unreadable."""
+    node_roots: frozenset[str]
+    """Names of the trusted roots that the node has of its own."""
     floor: int | None
     """The lowest release counter that this node still takes; None: none yet."""
+    now: datetime
+    clock_trusted: bool
+    """False: ``now`` is only the latest time that is known to have passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +102,17 @@ class Decision:
     """``NONE`` where allowed."""
     message: str
     signer: str | None
-    """``release (key 0123abcd...)``; authority and key id of who made it allowed."""
+    """``release (key 0123abcd...)``; authority and key or identity of who made it allowed."""
     model: str | None
     counter: int | None
     policy_hash: str
     refused_by: RefusedBy = ""
     """The ceiling's own revocation is told from the hub's by this."""
+    notes: tuple[str, ...] = ()
+    """Alarms that stop nothing, and what else the decision rests on; they end ``message`` too."""
+    on_active: OnActive = "Revert"
+    """Of REVOKED: what becomes of it where it is active; KeepServing where all that revoke it say
+    so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +120,17 @@ class _Finding:
     reason: NodeReason
     message: str
     signer: str | None = None
+    notes: tuple[str, ...] = ()
+    revoked_by: frozenset[str] = frozenset()
+    """Names of the policies that revoke it."""
 
 
 def decide(
     facts: Facts,
     *,
-    policies: Mapping[str, TrustPolicySpec],
+    policies: Policies,
     ceiling: Sequence[TrustPolicySpec] | None,
+    roots: Mapping[str, bytes] | None = None,
 ) -> Decision:
     """Decide about one signed model.
 
@@ -100,36 +138,41 @@ def decide(
         facts: What is known for certain.
         policies: The cluster's policies by name.
         ceiling: The node's own policies; None where it has none. An empty one allows nothing.
+        roots: The trusted roots that were asked; only for the decision's ``policy_hash``.
     """
-    asked = policy_hash(policies, ceiling)
-    finding = _judge_name_and_counter(facts) or _judge_all(facts, policies)
+    finding, by = _judge_all(facts, policies), policies
     refused_by: RefusedBy = "policy"
-    if finding.reason is NodeReason.NONE and ceiling is not None:
+    if (fault := _judge_name(facts)) is not None:
+        finding = _telling([finding, fault])
+    if ceiling is not None:
         named = {f"ceiling[{position}]": spec for position, spec in enumerate(ceiling)}
         limit = _judge_all(facts, named)
-        if limit.reason is not NodeReason.NONE:
-            message = f"the node's own ceiling refuses ({limit.reason}): {limit.message}"
-            finding, refused_by = _Finding(NodeReason.CEILING, message), "ceiling"
-    allowed = finding.reason is NodeReason.NONE
+        if limit.reason is NodeReason.REVOKED or (_allows(finding) and not _allows(limit)):
+            finding, by, refused_by = _by_ceiling(limit), named, "ceiling"
     return Decision(
-        allowed=allowed,
+        allowed=_allows(finding),
         reason=finding.reason,
-        message=finding.message[:MAX_MESSAGE],
+        message="; ".join((finding.message, *finding.notes))[:MAX_MESSAGE],
         signer=None if finding.signer is None else finding.signer[:MAX_SIGNER],
         model=facts.model,
         counter=facts.counter,
-        policy_hash=asked,
-        refused_by="" if allowed else refused_by,
+        policy_hash=policy_hash(policies, ceiling, roots),
+        refused_by="" if _allows(finding) else refused_by,
+        notes=finding.notes,
+        on_active=_on_active(finding, by),
     )
 
 
 def policy_hash(
-    policies: Mapping[str, TrustPolicySpec], ceiling: Sequence[TrustPolicySpec] | None
+    policies: Policies,
+    ceiling: Sequence[TrustPolicySpec] | None,
+    roots: Mapping[str, bytes] | None = None,
 ) -> str:
     """Return 64 hex characters that change whenever the trust that is asked changes."""
     document = {
         "policies": {name: spec.to_dict() for name, spec in policies.items()},
         "ceiling": None if ceiling is None else [spec.to_dict() for spec in ceiling],
+        "roots": {name: hashlib.sha256(root).hexdigest() for name, root in (roots or {}).items()},
     }
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -150,22 +193,19 @@ def public_key_pems(specs: Iterable[TrustPolicySpec]) -> frozenset[str]:
     )
 
 
-def _judge_name_and_counter(facts: Facts) -> _Finding | None:
-    if facts.model != facts.expected_model:
-        return _Finding(
-            NodeReason.WRONG_MODEL_NAME,
-            f"it is signed as {facts.model!r} and was to be served as {facts.expected_model!r}",
-        )
-    if facts.floor is not None and (facts.counter is None or facts.counter < facts.floor):
-        counter = "no release counter" if facts.counter is None else f"counter {facts.counter}"
-        return _Finding(
-            NodeReason.COUNTER_TOO_LOW,
-            f"it is signed with {counter}; this node takes {facts.floor} and above",
-        )
-    return None
+# --- one set of policies --------------------------------------------------------------------------
 
 
-def _judge_all(facts: Facts, policies: Mapping[str, TrustPolicySpec]) -> _Finding:
+def _judge_name(facts: Facts) -> _Finding | None:
+    if facts.model == facts.expected_model:
+        return None
+    return _Finding(
+        NodeReason.WRONG_MODEL_NAME,
+        f"it is signed as {facts.model!r} and was to be served as {facts.expected_model!r}",
+    )
+
+
+def _judge_all(facts: Facts, policies: Policies) -> _Finding:
     matching = {
         name: spec
         for name, spec in sorted(policies.items())
@@ -176,144 +216,218 @@ def _judge_all(facts: Facts, policies: Mapping[str, TrustPolicySpec]) -> _Findin
             NodeReason.NO_TRUST_POLICY,
             f"none of {len(policies)} policies covers {facts.model!r} from {facts.source}",
         )
-    findings = [_judge_one(facts, name=name, spec=spec) for name, spec in matching.items()]
-    refusals = [finding for finding in findings if finding.reason is not NodeReason.NONE]
+    return _telling(
+        [_judge_one(_Case(facts, name, spec, matching)) for name, spec in matching.items()]
+    )
+
+
+def _telling(findings: Sequence[_Finding]) -> _Finding:
+    """Return what they come to together: all must allow; of refusals the most telling is told."""
+    refusals = [finding for finding in findings if not _allows(finding)]
     if refusals:
-        return min(refusals, key=lambda finding: REASON_ORDER.index(finding.reason))
+        final = [one for one in refusals if one.reason is not NodeReason.CLOCK_UNTRUSTED]
+        return min(final or refusals, key=lambda one: REASON_ORDER.index(one.reason))
     return _Finding(
         NodeReason.NONE,
-        "; ".join(finding.message for finding in findings),
-        signer=findings[0].signer,
+        "; ".join(finding.message for finding in findings if finding.message),
+        signer=next((finding.signer for finding in findings if finding.signer), None),
+        notes=tuple(dict.fromkeys(note for finding in findings for note in finding.notes)),
     )
 
 
-def _judge_one(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Finding:
-    return (
-        _judge_digests(facts, name=name, spec=spec)
-        or _judge_content(facts, name=name, spec=spec)
-        or _judge_format(name=name, spec=spec)
-        or _judge_signers(facts, name=name, spec=spec)
+def _allows(finding: _Finding) -> bool:
+    return finding.reason is NodeReason.NONE
+
+
+def _by_ceiling(limit: _Finding) -> _Finding:
+    revoked = limit.reason is NodeReason.REVOKED
+    return _Finding(
+        NodeReason.REVOKED if revoked else NodeReason.CEILING,
+        f"the node's own ceiling refuses ({limit.reason}): {limit.message}",
+        revoked_by=limit.revoked_by,
     )
 
 
-def _judge_digests(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Finding | None:
-    for kind, digest in (("model", facts.model_digest), ("artifact", facts.artifact_digest)):
-        if digest is not None and digest in spec.revoked.digests:
-            return _Finding(NodeReason.REVOKED, f"{name} revokes the {kind} {digest}")
-    return None
+def _on_active(finding: _Finding, policies: Policies) -> OnActive:
+    wishes = {policies[name].revoked.on_active for name in finding.revoked_by}
+    return "KeepServing" if wishes == {"KeepServing"} else "Revert"
 
 
-def _judge_content(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Finding | None:
-    for file in facts.files:
-        if not _any_glob(spec.content.allow_files, file):
+# --- one policy -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One model before one policy."""
+
+    facts: Facts
+    name: str
+    spec: TrustPolicySpec
+    matching: Policies
+    """All policies of the set that match: what one revokes counts in none."""
+
+    @property
+    def ballot(self) -> Ballot:
+        facts = self.facts
+        return Ballot(
+            spec=self.spec,
+            matching=self.matching,
+            key_ids=facts.key_ids,
+            node_roots=facts.node_roots,
+            now=facts.now,
+            clock_trusted=facts.clock_trusted,
+        )
+
+
+def _judge_one(case: _Case) -> _Finding:
+    findings = (
+        _judge_digests(case),
+        _judge_counter(case),
+        _judge_content(case),
+        _judge_format(case),
+        _judge_signers(case),
+    )
+    return _telling([finding for finding in findings if finding is not None])
+
+
+def _judge_digests(case: _Case) -> _Finding | None:
+    facts = case.facts
+    named = [("model", facts.model_digest), *(("artifact", one) for one in facts.artifact_digests)]
+    for kind, digest in named:
+        by = frozenset(n for n, spec in case.matching.items() if digest in spec.revoked.digests)
+        if by:
             return _Finding(
-                NodeReason.CONTENT_REFUSED,
-                f"{name} does not allow the file {file!r} (content.allowFiles)",
+                NodeReason.REVOKED,
+                f"{', '.join(sorted(by))} revokes the {kind} {digest}",
+                revoked_by=by,
             )
     return None
 
 
-def _judge_format(*, name: str, spec: TrustPolicySpec) -> _Finding | None:
-    if "OMS" in spec.signature.formats:
+def _judge_counter(case: _Case) -> _Finding | None:
+    facts = case.facts
+    if facts.floor is None or (facts.counter is not None and facts.counter >= facts.floor):
         return None
-    formats = ", ".join(spec.signature.formats) or "no format at all"
-    return _Finding(
-        NodeReason.UNTRUSTED_KEY,
-        f"{name} counts {formats} (signature.formats); it is signed as OMS, and this agent reads "
-        "nothing else",
-    )
+    counter = "no release counter" if facts.counter is None else f"counter {facts.counter}"
+    fact = f"it is signed with {counter}; this node takes {facts.floor} and above"
+    for proofs in facts.grants:
+        votes, _ = count_votes(case.ballot, proofs)
+        if len(votes) >= case.spec.require.threshold:
+            if not facts.clock_trusted:
+                return _Finding(
+                    NodeReason.CLOCK_UNTRUSTED,
+                    f"{fact}; whether the grant beside it has ended cannot be told: the node's "
+                    "clock is not trusted",
+                )
+            return _Finding(
+                NodeReason.NONE, "", notes=(f"{fact}, but for a grant of {_say(votes)}",)
+            )
+    hint = f"; the grant beside it is not signed as {case.name} wants it" if facts.grants else ""
+    return _Finding(NodeReason.COUNTER_TOO_LOW, fact + hint)
 
 
-def _judge_signers(facts: Facts, *, name: str, spec: TrustPolicySpec) -> _Finding:
-    counted = [a for a in spec.authorities if not spec.require.of or a.name in spec.require.of]
-    signers: dict[str, str] = {}
-    revoked: list[str] = []
-    for authority in counted:
-        key_id = _key_id(authority, facts.key_ids)
-        if key_id is None or key_id not in facts.signed_by:
-            continue
-        if key_id in spec.revoked.key_ids:
-            revoked.append(f"{authority.name} (key {key_id})")
-        else:
-            signers.setdefault(key_id, authority.name)
-    needed = spec.require.threshold
-    who = ", ".join(f"{authority} (key {key})" for key, authority in signers.items())
-    if len(signers) >= needed:
-        return _Finding(NodeReason.NONE, f"{name} allows it: signed by {who}", signer=who)
-    if revoked:
+def _judge_content(case: _Case) -> _Finding | None:
+    content, files = case.spec.content, case.facts.files
+    for file in files:
+        if not _any_glob(content.allow_files, file):
+            return _Finding(
+                NodeReason.CONTENT_REFUSED,
+                f"{case.name} does not allow the file {file[:200]!r} (content.allowFiles)",
+            )
+        ending = _code_ending(file)
+        naming = [glob for glob in content.allow_files if ending in glob.lower()]
+        if ending and not (naming and _any_glob(naming, file)):
+            return _Finding(
+                NodeReason.CONTENT_REFUSED,
+                f"the file {file[:200]!r} can carry code; {case.name} has no pattern that names "
+                f"{ending} (content.allowFiles)",
+            )
+    if content.max_files is not None and len(files) > content.max_files:
         return _Finding(
-            NodeReason.REVOKED, f"it is signed by {', '.join(revoked)}, which {name} revokes"
+            NodeReason.CONTENT_REFUSED,
+            f"it has {len(files)} files; {case.name} allows {content.max_files} (content.maxFiles)",
         )
-    names = ", ".join(authority.name for authority in counted) or "nobody"
+    if content.max_bytes is None:
+        return None
+    size = case.facts.total_bytes
+    if size is not None and size <= parse_quantity(content.max_bytes):
+        return None
+    has = "nobody says how many bytes it has" if size is None else f"it has {size} bytes"
     return _Finding(
-        NodeReason.UNTRUSTED_KEY,
-        f"{name} wants {needed} of {names} to have signed; {who or 'none of them'} has"
-        f"{_keyless_hint(counted)}{_unreadable_hint(counted, facts.key_ids)}",
+        NodeReason.CONTENT_REFUSED,
+        f"{has}; {case.name} allows {content.max_bytes} (content.maxBytes)",
     )
 
 
-def _key_id(authority: Authority, key_ids: Mapping[str, str]) -> str | None:
-    return None if authority.key is None else key_ids.get(authority.key.public_key_pem)
+def _judge_format(case: _Case) -> _Finding | None:
+    facts, wanted = case.facts, case.spec.signature
+    if facts.format not in wanted.formats:
+        formats = ", ".join(wanted.formats) or "no format at all"
+        return _Finding(
+            NodeReason.UNTRUSTED_KEY,
+            f"{case.name} counts {formats} (signature.formats); it is signed as {facts.format}",
+        )
+    if wanted.predicate_types and facts.predicate_type not in wanted.predicate_types:
+        return _Finding(
+            NodeReason.UNTRUSTED_KEY,
+            f"{case.name} does not count the predicate type {facts.predicate_type[:200]!r} "
+            "(signature.predicateTypes)",
+        )
+    return None
 
 
-def _keyless_hint(counted: Sequence[Authority]) -> str:
-    names = [authority.name for authority in counted if authority.key is None]
-    if not names:
-        return ""
-    return f" (keyless authorities do not count on this agent: {', '.join(names)})"
+def _judge_signers(case: _Case) -> _Finding:
+    votes, objections = count_votes(case.ballot, case.facts.proofs)
+    needed = case.spec.require.threshold
+    if len(votes) >= needed:
+        who = _say(votes)
+        return _Finding(
+            NodeReason.NONE,
+            f"{case.name} allows it: signed by {who}",
+            signer=who,
+            notes=_notes(case, votes),
+        )
+    names = ", ".join(authority.name for authority in case.ballot.counted) or "nobody"
+    why = "; ".join(dict.fromkeys(one.message for one in objections))
+    return _Finding(
+        min(
+            (one.reason for one in objections),
+            key=REASON_ORDER.index,
+            default=NodeReason.UNTRUSTED_KEY,
+        ),
+        f"{case.name} wants {needed} of {names} to have signed; "
+        f"{_say(votes) or 'none of them'} has{unusable(case.ballot)}" + (why and f"; {why}"),
+        revoked_by=frozenset(name for one in objections for name in one.revoked_by),
+    )
 
 
-def _unreadable_hint(counted: Sequence[Authority], key_ids: Mapping[str, str]) -> str:
-    names = [
-        authority.name
-        for authority in counted
-        if authority.key is not None and authority.key.public_key_pem not in key_ids
-    ]
-    return f" (keys that cannot be read: {', '.join(names)})" if names else ""
+def _say(votes: Sequence[Vote]) -> str:
+    return ", ".join(str(vote) for vote in votes)
+
+
+def _notes(case: _Case, votes: Sequence[Vote]) -> tuple[str, ...]:
+    limit = case.spec.freshness.max_signature_age
+    if limit is None:
+        return ()
+    notes: list[str] = []
+    for vote in votes:
+        signed_at = vote.proof.signed_at
+        if signed_at is None:
+            notes.append(f"nothing proves when {vote.authority} has signed; {case.name} asks")
+        elif (age := case.facts.now - signed_at) > parse_duration(limit):
+            notes.append(
+                f"the signature of {vote.authority} is {format_duration(age)} old, and {case.name} "
+                f"wants at most {limit} (freshness.maxSignatureAge)"
+            )
+    return tuple(notes)
+
+
+def _code_ending(file: str) -> str:
+    """Return the ending by which a file can carry code, such as ``.pkl``; empty: it cannot."""
+    found = _CODE.fullmatch(file.lower())
+    return next((ending for ending in found.groups() if ending), "") if found else ""
 
 
 def _any_glob(globs: Sequence[str], text: str) -> bool:
     """Return true where a glob matches, and where there is none: no demand."""
-    return not globs or any(_compiled(glob).matches(text) for glob in globs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Glob:
-    """A glob as an automaton over bit sets: linear time, whatever the pattern and the text."""
-
-    literals: Mapping[str, int]
-    """Character to the positions that take it."""
-    stars: int
-    """Positions of ``*``: they stay on anything but a slash."""
-    globstars: int
-    """Positions of ``**``: they stay on anything."""
-    accepting: int
-
-    def matches(self, text: str) -> bool:
-        active = self._skip_stars(1)
-        for char in text:
-            stay = active & (self.globstars if char == "/" else self.globstars | self.stars)
-            active = self._skip_stars((active & self.literals.get(char, 0)) << 1 | stay)
-            if not active:
-                return False
-        return bool(active & self.accepting)
-
-    def _skip_stars(self, active: int) -> int:
-        return active | (active & (self.stars | self.globstars)) << 1
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(glob: str) -> _Glob:
-    """Compile a glob: ``**`` is anything, ``*`` anything but a slash, the rest literal."""
-    literals: dict[str, int] = {}
-    stars = globstars = 0
-    position = 0
-    for part in re.findall(r"\*+|[^*]", glob, re.DOTALL):
-        if part == "*":
-            stars |= 1 << position
-        elif part.startswith("*"):
-            globstars |= 1 << position
-        else:
-            literals[part] = literals.get(part, 0) | 1 << position
-        position += 1
-    return _Glob(literals, stars, globstars, 1 << position)
+    return not globs or any(compile_glob(glob).matches(text) for glob in globs)

@@ -132,6 +132,7 @@ def check_signatures(
     keys: Sequence[VerificationKey],
     keyless: KeylessVerifier | None,
     artifact_digest: str | None,
+    index_digest: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[list[Signed], list[Unproved]]:
     """Return what is verifiably signed by whom, and what each other bundle lacks.
@@ -141,6 +142,7 @@ def check_signatures(
         keys: Whose signatures count.
         keyless: Verifies keyless bundles and log entries; None where there is no trusted root.
         artifact_digest: Of the manifest beside which the bundles lay; what cosign signs.
+        index_digest: Of the index that names the manifest, where there is one; or that.
         clock: Monotonic seconds.
     """
     candidates, unproved = _read(bundles)
@@ -161,7 +163,9 @@ def check_signatures(
     unproved += [_CHAIN for one in candidates if one.bundle.method is Method.CERTIFICATES]
     signed: list[Signed] = []
     for payload, by in proofs.items():
-        outcome = _signed(payload, tuple(dict.fromkeys(by)), artifact_digest=artifact_digest)
+        outcome = _signed(
+            payload, tuple(dict.fromkeys(by)), digests=(artifact_digest, index_digest)
+        )
         if isinstance(outcome, Signed):
             signed.append(outcome)
         else:
@@ -236,7 +240,7 @@ def _key_proof(key: VerificationKey, verdict: KeylessVerdict | None) -> Proof:
 
 
 def _signed(
-    payload: bytes, proofs: tuple[Proof, ...], *, artifact_digest: str | None
+    payload: bytes, proofs: tuple[Proof, ...], *, digests: tuple[str | None, ...]
 ) -> Signed | Unproved:
     try:
         predicate_type = parse_object(payload, what="the statement").get("predicateType")
@@ -246,9 +250,9 @@ def _signed(
         about = cosign.parse_cosign_statement(payload).artifact_digest
     except MalformedBundleError as error:
         return Unproved(NodeReason.MALFORMED_BUNDLE, str(error))
-    if about != artifact_digest:
+    if about not in digests:
         return Unproved(
             NodeReason.CONTENT_NOT_SIGNED,
-            f"it is signed for another artifact: {about}, not {artifact_digest}",
+            f"it is signed for another artifact: {about}, not {digests[0]}",
         )
     return Signed("Cosign", payload, cosign.PREDICATE_TYPE, proofs)
