@@ -6,17 +6,22 @@
 - What a former attempt has left is hashed again before it is built upon.
 - A finished file is fsynced and 0444; a finished directory holds the artifact's files and no other.
 - No link is followed; whoever closes a file waits for a write that is under way.
+- What is written is on its way to the disk at once: memory does not fill with it, and the fsync at
+  the end is short.
 """
 
+import asyncio
+import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from linnet_agent.errors import DiskFullError
 from linnet_agent.verify.manifest import Layer
@@ -24,7 +29,11 @@ from linnet_agent.verify.manifest import Layer
 _CHUNK_BYTES: Final = 1 << 20
 _MARGIN_BYTES: Final = 16 << 20
 _KEEP_SIZE: Final = 1
+_WRITE_BACK_BYTES: Final = 8 << 20
+_START_WRITE_BACK: Final = 2
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_Result = TypeVar("_Result")
 
 
 class PartialFile:
@@ -37,6 +46,7 @@ class PartialFile:
         self._lock = threading.Lock()
         self._closed = False
         self._hash = hashlib.sha256()
+        self._written_back = 0
         self.size_bytes = size_bytes
         self.have_bytes = 0
 
@@ -53,7 +63,7 @@ class PartialFile:
                 self.have_bytes += count
             return self.have_bytes
 
-    def append(self, chunk: bytes | bytearray) -> None:
+    def append(self, chunk: bytes | bytearray | memoryview) -> None:
         """Write and hash; blocking.
 
         Raises:
@@ -71,6 +81,9 @@ class PartialFile:
                 self._hash.update(rest[:written])
                 self.have_bytes += written
                 rest = rest[written:]
+            if self.have_bytes - self._written_back >= _WRITE_BACK_BYTES:
+                _start_write_back(self._fd, self._written_back, self.have_bytes)
+                self._written_back = self.have_bytes
 
     def restart(self) -> None:
         """Forget everything and begin anew; blocking."""
@@ -78,7 +91,7 @@ class PartialFile:
             if not self._closed:
                 os.ftruncate(self._fd, 0)
             self._hash = hashlib.sha256()
-            self.have_bytes = 0
+            self._written_back = self.have_bytes = 0
 
     def digest(self) -> str:
         """Return ``sha256:<hex>`` of what is there."""
@@ -104,6 +117,22 @@ class PartialFile:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+
+async def off_loop(work: Callable[[], _Result]) -> _Result:
+    """Run a call to the disk in a thread; it has ended when this returns or raises.
+
+    A caller who is cancelled waits for the call: nobody writes behind its back.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({future})
+        _ = future.exception()  # seen
+        raise
 
 
 def prepare_staging(into: Path, layers: Sequence[Layer]) -> None:
@@ -195,14 +224,28 @@ def _fallocate(descriptor: int, size_bytes: int) -> int:
 
     ``os.posix_fallocate`` would change the size, which is how far the file has come.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    function = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    function = _libc_function("fallocate64", "iill") or _libc_function("fallocate", "iill")
     if function is None:
         return errno.EOPNOTSUPP
-    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    if function(descriptor, _KEEP_SIZE, 0, size_bytes) == 0:
-        return 0
-    return ctypes.get_errno()
+    return 0 if function(descriptor, _KEEP_SIZE, 0, size_bytes) == 0 else ctypes.get_errno()
+
+
+def _start_write_back(descriptor: int, start: int, end: int) -> None:
+    """Let the kernel begin to write; where it cannot, the fsync at the end does it all."""
+    function = _libc_function("sync_file_range", "illi")
+    if function is not None:
+        function(descriptor, start, end - start, _START_WRITE_BACK)
+
+
+@functools.cache
+def _libc_function(name: str, arguments: str) -> Callable[..., int] | None:
+    """Return a function of the C library; ``i`` is an int, ``l`` 64 bits."""
+    function: Any = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is None:
+        return None
+    kinds = {"i": ctypes.c_int, "l": ctypes.c_int64}
+    function.argtypes = [kinds[one] for one in arguments]
+    return cast("Callable[..., int]", function)
 
 
 def _room_error(error: OSError, path: Path) -> Exception:
