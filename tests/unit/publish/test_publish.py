@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import re
 
 import pytest
 
@@ -52,16 +53,16 @@ def test_what_was_signed_verifies(workdir, capsys):
     ("change", "flags", "reason", "step"),
     [
         pytest.param(
-            lambda d: (d / "model.sigstore.json").unlink(), [], "Unsigned", "finding", id="none"
+            lambda d: (d / "model.sigstore.json").unlink(), [], "Unsigned", "bundle", id="none"
         ),
         pytest.param(
             lambda d: (d / "model" / "model.onnx").write_bytes(b"evil"),
             [],
             "ContentNotSigned",
-            "comparing the files",
+            "content",
             id="changed",
         ),
-        pytest.param(lambda _: None, ["--floor", 18], "CounterTooLow", "comparing", id="old"),
+        pytest.param(lambda _: None, ["--floor", 18], "CounterTooLow", "counter", id="old"),
     ],
 )
 def test_a_refusal_ends_with_5_and_names_the_step(workdir, capsys, change, flags, reason, step):
@@ -72,8 +73,8 @@ def test_a_refusal_ends_with_5_and_names_the_step(workdir, capsys, change, flags
     assert _verify(*flags) == Exit.REFUSED
 
     out = capsys.readouterr().out
-    assert out.startswith(f"refused ({reason}) when {step}")
-    assert len(out.splitlines()) == 1
+    assert out.splitlines()[-1].startswith(f"refused ({reason}) at step {step}: ")
+    assert re.search(rf"^{step} +FAILED ", out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("workdir")
@@ -86,6 +87,12 @@ def test_a_verdict_can_be_read_by_programs(capsys):
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["allowed"] is False
     assert verdict["reason"] == "WrongModelName"
+    assert verdict["failingStep"] == "name"
+    assert [step["outcome"] for step in verdict["steps"]] == [
+        *["Passed"] * 3,
+        "Failed",
+        *["NotReached"] * 2,
+    ]
 
 
 def test_policies_and_a_ceiling_are_asked_as_a_node_asks_them(workdir, capsys):

@@ -12,8 +12,7 @@ from linnet_agent.verify.envelope import signing_bytes
 from linnet_agent.verify.keys import load_public_key
 from linnet_agent.verify.manifest import Artifact, parse_manifest
 from linnet_api.trust_policy import TrustPolicySpec
-from linnet_cli.publish.keys import generate_key, load_private_key
-from linnet_cli.publish.sign import _sign
+from linnet_cli.publish.keys import generate_key, load_private_key, make_signature
 from linnet_cli.publish.statement import build_bundle, build_statement, canonical_json
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -27,7 +26,7 @@ class Signer:
     key_id: str
 
     def bundle(self, payload):
-        signature = _sign(load_private_key(self.private), signing_bytes(payload))
+        signature = make_signature(load_private_key(self.private), signing_bytes(payload))
         return build_bundle(payload, signature=signature, key_id=self.key_id)
 
 

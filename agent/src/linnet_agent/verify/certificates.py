@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from linnet_agent.errors import MalformedBundleError, UntrustedCertificateError
 from linnet_agent.verify.envelope import Method, decode_base64, parse_bundle, parse_object
 from linnet_agent.verify.keys import VerificationKey, load_public_key
+from linnet_agent.verify.signatures import Unproved
 from linnet_agent.verify.strict_json import as_list, as_object
 
 MAX_CERTIFICATES: Final = 8
@@ -34,9 +35,10 @@ _MAX_CERTIFICATE_BYTES: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateSigner:
-    """Who has verifiably signed a bundle, by a certificate."""
+class Certified:
+    """A payload, and who has verifiably signed it, by a certificate."""
 
+    payload: bytes
     subject: str
     """As RFC 4514 writes it."""
     certificate: str
@@ -67,7 +69,27 @@ def load_authorities(pems: Sequence[bytes]) -> Authorities:
     return Authorities(roots, tuple(one for one in certificates if one not in roots))
 
 
-def verify_certificates(raw: bytes, *, trusted: Authorities, at: datetime) -> CertificateSigner:
+def check_certificates(
+    bundles: Sequence[bytes], *, trusted: Authorities, at: datetime
+) -> tuple[list[Certified], list[Unproved]]:
+    """Return what is verifiably signed under a certificate, and what each other bundle lacks.
+
+    Args:
+        bundles: As they were found.
+        trusted: Roots.
+        at: The time at which all certificates must be valid.
+    """
+    signed: list[Certified] = []
+    unproved: list[Unproved] = []
+    for raw in bundles:
+        try:
+            signed.append(verify_certificates(raw, trusted=trusted, at=at))
+        except (MalformedBundleError, UntrustedCertificateError) as error:
+            unproved.append(Unproved(error.reason, str(error)))
+    return signed, unproved
+
+
+def verify_certificates(raw: bytes, *, trusted: Authorities, at: datetime) -> Certified:
     """Verify a bundle that is signed under a chain of certificates, and say who has signed it.
 
     Args:
@@ -85,7 +107,8 @@ def verify_certificates(raw: bytes, *, trusted: Authorities, at: datetime) -> Ce
     if not _leaf_key(leaf).verifies(bundle):
         msg = "the signature is not by the certificate that the bundle names"
         raise UntrustedCertificateError(msg)
-    return CertificateSigner(
+    return Certified(
+        payload=bundle.payload,
         subject=leaf.subject.rfc4514_string(),
         certificate=_fingerprint(leaf),
         root=_fingerprint(chain[-1]),

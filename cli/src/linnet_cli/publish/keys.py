@@ -7,7 +7,8 @@ import argparse
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from linnet_agent.verify.keys import key_id
@@ -65,13 +66,26 @@ def load_private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     except ValueError as error:
         msg = f"the private key cannot be read: {error}"
         raise CliError(msg) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
         msg = "the private key is not on P-256, P-384 or P-521"
         raise CliError(msg)
     return key
 
 
-_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+def make_signature(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
+    """Sign with the hash of the key's size; the same bytes each time, where OpenSSL can."""
+    algorithm = _HASHES[key.curve.name]()
+    try:
+        return key.sign(message, ec.ECDSA(algorithm, deterministic_signing=True))
+    except UnsupportedAlgorithm:  # OpenSSL before 3.2: as good, but not reproducible
+        return key.sign(message, ec.ECDSA(algorithm))
+
+
+_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
+    "secp256r1": hashes.SHA256,
+    "secp384r1": hashes.SHA384,
+    "secp521r1": hashes.SHA512,
+}
 
 
 def _write_new(path: Path, content: bytes, *, mode: int) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from linnet_agent.errors import AgentError
-from linnet_agent.fetch.credentials import Credential, load_docker_config
-from linnet_agent.fetch.references import parse_mirrors, parse_source
+from linnet_agent.fetch.credentials import Credential
+from linnet_agent.fetch.references import parse_source
 from linnet_agent.verify.directory import difference
 from linnet_agent.verify.envelope import parse_bundle
 from linnet_agent.verify.manifest import (
@@ -28,9 +28,9 @@ from linnet_agent.verify.manifest import (
 from linnet_agent.verify.oms import parse_statement
 from linnet_cli.errors import CliError
 from linnet_cli.exits import Exit
+from linnet_cli.publish.bundles import bundle_path
+from linnet_cli.publish.options import add_registry_options, mirrors_of, read_credentials
 from linnet_cli.publish.registry import RegistryWriter
-from linnet_cli.publish.settings import docker_config_path, read_mirrors
-from linnet_cli.publish.sign import bundle_path
 from linnet_cli.publish.statement import canonical_json, hash_model
 
 
@@ -47,17 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="its signature (default: <model>.sigstore.json beside it, where that is there)",
     )
     add_registry_options(parser)
-
-
-def add_registry_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--registry-mirror``."""
-    parser.add_argument(
-        "--registry-mirror",
-        action="append",
-        default=[],
-        metavar="HOST=URL",
-        help="speak to URL instead of https://HOST; may repeat (default: LINNET_REGISTRY_MIRRORS)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,26 +114,6 @@ def push_model(
             _attach(bundle, subject=manifest, digest=digest, registry=registry)
         registry.push_manifest(manifest, tag=reference.tag)
     return digest
-
-
-def mirrors_of(args: argparse.Namespace) -> dict[str, str]:
-    """Return the mirrors of flags and environment; flags win."""
-    try:
-        return parse_mirrors(read_mirrors()) | parse_mirrors(",".join(args.registry_mirror))
-    except ValueError as error:
-        raise CliError(str(error)) from error
-
-
-def read_credentials() -> dict[str, Credential]:
-    """Return what Docker's config file knows; nothing where there is none."""
-    path = docker_config_path()
-    try:
-        return load_docker_config(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        msg = f"credentials: {error}"
-        raise CliError(msg) from error
 
 
 def _require_match(model_path: Path, bundle: bytes, *, path: Path) -> None:

@@ -8,9 +8,7 @@
 import argparse
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 
 from linnet_agent.errors import AgentError
 from linnet_agent.verify.envelope import parse_bundle, signing_bytes
@@ -18,7 +16,8 @@ from linnet_agent.verify.keys import key_id, load_public_key
 from linnet_agent.verify.oms import parse_statement
 from linnet_cli.errors import CliError
 from linnet_cli.exits import Exit
-from linnet_cli.publish.keys import load_private_key
+from linnet_cli.publish.bundles import bundle_path
+from linnet_cli.publish.keys import load_private_key, make_signature
 from linnet_cli.publish.statement import build_bundle, build_statement, hash_model
 
 
@@ -88,7 +87,7 @@ def sign_model(directory: Path, *, model: str, counter: int, private_key_pem: by
         payload = build_statement(hash_model(directory), model=model, counter=counter)
         bundle = build_bundle(
             payload,
-            signature=_sign(key, signing_bytes(payload)),
+            signature=make_signature(key, signing_bytes(payload)),
             key_id=key_id(key.public_key()),
         )
         parse_statement(parse_bundle(bundle).payload)  # what a node would refuse is not handed out
@@ -100,24 +99,3 @@ def sign_model(directory: Path, *, model: str, counter: int, private_key_pem: by
     )
     assert load_public_key(public_pem.decode()).verifies(parse_bundle(bundle))
     return bundle
-
-
-def bundle_path(model_path: Path) -> Path:
-    """Return where the bundle of a model lies unless told otherwise: beside it."""
-    resolved = model_path.resolve()
-    return resolved.with_name(resolved.name + ".sigstore.json")
-
-
-_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
-    "secp256r1": hashes.SHA256,
-    "secp384r1": hashes.SHA384,
-    "secp521r1": hashes.SHA512,
-}
-
-
-def _sign(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
-    algorithm = _HASHES[key.curve.name]()
-    try:
-        return key.sign(message, ec.ECDSA(algorithm, deterministic_signing=True))
-    except UnsupportedAlgorithm:  # OpenSSL before 3.2: as good, but not reproducible
-        return key.sign(message, ec.ECDSA(algorithm))

@@ -10,7 +10,7 @@ Source: OMS specification v1.0, sections 5 and 6.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,36 @@ def hash_model(model: Path) -> dict[str, str]:
     return {model.name: hash_file(model)}
 
 
-def build_statement(files: Mapping[str, str], *, model: str, counter: int) -> bytes:
+def build_statement(
+    files: Mapping[str, str], *, model: str, counter: int | None, ignored: Sequence[str] = ()
+) -> bytes:
     """Return the payload that is signed: canonical JSON.
 
     Args:
         files: Name to ``sha256:<hex>``.
         model: The name under which nodes may serve it, such as ``factory/defects``.
-        counter: The release counter, 0 or more; nodes refuse to go below the one they have.
+        counter: The release counter, 0 or more; nodes refuse to go below the one they have. None
+            names none, as other tools do.
+        ignored: Paths that the signer has left out, for the record; nodes ignore it.
     """
     names = sorted(files)
     digests = {name: files[name].removeprefix("sha256:") for name in names}
     root = hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in names)).hexdigest()
+    subject: dict[str, Any] = {"name": model, "digest": {"sha256": root}}
+    if counter is not None:
+        subject["annotations"] = {COUNTER_ANNOTATION: str(counter)}
+    how: dict[str, Any] = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
+    if ignored:
+        how["ignore_paths"] = list(ignored)
     document = {
         "_type": STATEMENT_TYPE,
-        "subject": [
-            {
-                "name": model,
-                "digest": {"sha256": root},
-                "annotations": {COUNTER_ANNOTATION: str(counter)},
-            }
-        ],
+        "subject": [subject],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             "resources": [
                 {"name": name, "algorithm": "sha256", "digest": digests[name]} for name in names
             ],
-            "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
+            "serialization": how,
         },
     }
     return canonical_json(document)

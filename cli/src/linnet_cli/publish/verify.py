@@ -1,68 +1,94 @@
 """``linnet verify``: what a node would say about a model, by the node's own code.
 
-- A directory, a file, or an artifact in a registry; of an artifact no model bytes are fetched.
-- Against policies (and a ceiling) from files, or against one public key.
-- Refused ends with exit code 5 and one sentence that names the step that failed.
+- A directory, a file, or an artifact at its source; of an artifact no model bytes are fetched.
+- Against policies and a ceiling from files, or, without any policy, against one public key or one
+  authority's certificates.
+- Every step is told; refused ends with exit code 5 and a sentence that names the step that failed.
+- With a key alone hardly anything is imported: the command is then little more than hashing.
 """
 
 import argparse
-import asyncio
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from linnet_agent.errors import AgentError
-from linnet_agent.fetch.oci import OciClient, Retry
-from linnet_agent.verify.artifact import Verified, verify_artifact, verify_files
-from linnet_agent.verify.ceiling import Ceiling, load_ceiling, parse_trust_policies
 from linnet_agent.verify.keys import load_public_key
-from linnet_agent.verify.manifest import Artifact
+from linnet_agent.verify.manifest import digest_of
+from linnet_agent.verify.signatures import Unproved, check_signatures
+from linnet_agent.verify.signed_model import ModelVerdict, verify_model
 from linnet_api.reasons import NodeReason
-from linnet_api.trust_policy import Authority, Key, TrustPolicySpec
-from linnet_cli.errors import CliError
+from linnet_cli.errors import CliError, UsageError
 from linnet_cli.exits import Exit
-from linnet_cli.publish.push import add_registry_options, mirrors_of, read_credentials
+from linnet_cli.publish.bundles import count_bundles, find_bundles
+from linnet_cli.publish.options import add_registry_options
 from linnet_cli.publish.settings import read_clock
-from linnet_cli.publish.sign import bundle_path
 from linnet_cli.publish.statement import hash_model
+from linnet_cli.publish.steps import Report, render, walk
 
-# Somebody is waiting: a node would be far more patient.
-_IMPATIENT = Retry(attempts=3)
-
-_STEPS: Mapping[NodeReason, str] = {
-    NodeReason.UNSIGNED: "finding a signature",
-    NodeReason.MALFORMED_BUNDLE: "reading the signature bundle",
-    NodeReason.BAD_SIGNATURE: "checking the signature",
-    NodeReason.UNTRUSTED_KEY: "finding a trusted signer",
-    NodeReason.CONTENT_NOT_SIGNED: "comparing the files with those that were signed",
-    NodeReason.WRONG_MODEL_NAME: "comparing the signed name",
-    NodeReason.COUNTER_TOO_LOW: "comparing the release counter",
-    NodeReason.NO_TRUST_POLICY: "finding a policy that covers the model",
-    NodeReason.REVOKED: "looking for revocations",
-    NodeReason.CONTENT_REFUSED: "checking what the model holds",
-    NodeReason.CEILING: "asking the node's own ceiling",
+_STEP_OF: Mapping[NodeReason, str] = {
+    NodeReason.UNSIGNED: "bundle",
+    NodeReason.MALFORMED_BUNDLE: "bundle",
+    NodeReason.WRONG_MODEL_NAME: "name",
+    NodeReason.COUNTER_TOO_LOW: "counter",
+    NodeReason.CONTENT_NOT_SIGNED: "content",
+    NodeReason.CONTENT_REFUSED: "content",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``verify`` takes."""
-    parser.add_argument("target", metavar="DIR_OR_FILE|oci://...", help="the model")
     parser.add_argument(
-        "--model", required=True, metavar="NS/NAME", help="the name under which it is to be served"
+        "target", metavar="DIR|FILE|oci://...|https://...|file://...", help="the model"
     )
-    trust = parser.add_mutually_exclusive_group(required=True)
-    trust.add_argument("--trust", type=Path, metavar="FILE", help="TrustPolicies, YAML")
-    trust.add_argument("--key", type=Path, metavar="FILE", help="one public key, PEM")
-    parser.add_argument("--ceiling", type=Path, metavar="FILE", help="a node's own trust.yaml")
+    parser.add_argument(
+        "--policy",
+        "--trust",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="TrustPolicies, YAML; may repeat: judge as a node that has them",
+    )
+    parser.add_argument(
+        "--ceiling", type=Path, metavar="FILE", help="a node's own trust.yaml, with --policy"
+    )
+    parser.add_argument(
+        "--trusted-root",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a node's trusted_root.json, with --policy; may repeat (name: that of the file)",
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="one public key, PEM; no policy")
+    parser.add_argument(
+        "--cert-chain",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="certificates of an authority, PEM; may repeat; no policy",
+    )
+    parser.add_argument(
+        "--name",
+        "--model",
+        metavar="NS/NAME",
+        help="the name under which it is to be served (default: the one that is signed)",
+    )
     parser.add_argument(
         "--floor", type=int, metavar="N", help="lowest release counter that is taken"
     )
     parser.add_argument(
         "--bundle",
+        action="append",
         type=Path,
         metavar="FILE",
-        help="signature of a directory or file (default: <model>.sigstore.json beside it)",
+        help="signature of a directory or file; may repeat (default: <model>.sigstore.json beside "
+        "it, else model.sig in it)",
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of an artifact with variants, the one that is wanted; may repeat, in order",
     )
     parser.add_argument(
         "--source", metavar="URL", help="judge a directory as if it came from there (oci://...)"
@@ -73,105 +99,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge a model as a node would, and say so."""
+    if [args.policy, args.key, args.cert_chain].count(None) != 2:
+        msg = "give one of --policy, --key and --cert-chain: against what shall it be judged?"
+        raise UsageError(msg)
+    as_node = args.policy or args.ceiling or args.trusted_root or args.source
+    as_node = bool(as_node) or "://" in args.target
+    if as_node and args.cert_chain:
+        msg = "--cert-chain judges a directory or a file alone: no policy can name certificates"
+        raise UsageError(msg)
     try:
-        policies = _policies(args)
-        ceiling = load_ceiling(args.ceiling) if args.ceiling is not None else None
-        if args.ceiling is not None and ceiling is None:
-            msg = f"{args.ceiling}: no such file"
-            raise CliError(msg)
-        if args.target.startswith("oci://"):
-            verified, digest = _verify_artifact(args, policies, ceiling)
-        else:
-            verified, digest = _verify_path(args, policies, ceiling), None
+        report = _judge_as_node(args) if as_node else judge_without_policy(args)
     except AgentError as error:
-        raise CliError(_sentence(error)) from error
+        raise CliError(f"{error.reason}: {error}" if error.reason else str(error)) from error
     except OSError as error:
         msg = f"{error.filename}: {error.strerror}"
         raise CliError(msg) from error
-    _show(verified, artifact_digest=digest, args=args)
-    return Exit.OK if verified.decision.allowed else Exit.REFUSED
+    print(render(report, output=args.output))
+    return Exit.OK if report.allowed else Exit.REFUSED
 
 
-def _policies(args: argparse.Namespace) -> dict[str, TrustPolicySpec]:
-    path: Path = args.trust or args.key
-    text = path.read_text(encoding="utf-8")
-    try:
-        if args.trust is not None:
-            return parse_trust_policies(text)
-        load_public_key(text)
-    except ValueError as error:
-        msg = f"{path}: {error}"
-        raise CliError(msg) from error
-    authority = Authority(name="key", key=Key(public_key_pem=text))
-    return {path.name: TrustPolicySpec(authorities=(authority,))}
+def _judge_as_node(args: argparse.Namespace) -> Report:
+    from linnet_cli.publish.as_node import judge_as_node  # noqa: PLC0415 - start-up
+
+    return judge_as_node(args)
 
 
-def _verify_artifact(
-    args: argparse.Namespace, policies: Mapping[str, TrustPolicySpec], ceiling: Ceiling | None
-) -> tuple[Verified, str]:
-    async def fetch() -> Artifact:
-        client = OciClient(
-            mirrors=mirrors_of(args), credentials=read_credentials(), retry=_IMPATIENT
-        )
-        async with client:
-            return await client.fetch_artifact(args.target, await client.resolve(args.target))
+def judge_without_policy(args: argparse.Namespace) -> Report:
+    """Judge a directory or a file against one key or one authority.
 
-    artifact = asyncio.run(fetch())
-    verified = verify_artifact(
-        artifact,
-        expected_model=args.model,
-        policies=policies,
-        ceiling=ceiling,
-        floor=args.floor,
-        now=read_clock(),
-    )
-    return verified, artifact.digest
-
-
-def _verify_path(
-    args: argparse.Namespace, policies: Mapping[str, TrustPolicySpec], ceiling: Ceiling | None
-) -> Verified:
+    Raises:
+        CliError: Key or certificates cannot be used.
+        OSError: Something cannot be read.
+    """
     path = Path(args.target)
-    bundle = args.bundle or bundle_path(path)
-    bundles = (bundle.read_bytes(),) if args.bundle is not None or bundle.exists() else ()
-    return verify_files(
-        hash_model(path),
-        bundles=bundles,
-        source=args.source or path.resolve().as_uri(),
-        artifact_digest=None,
-        expected_model=args.model,
-        policies=policies,
-        ceiling=ceiling,
+    path.stat()
+    bundles, inside = find_bundles(path, args.bundle)
+    signers, unproved = (_by_key if args.key is not None else _by_certificates)(args, bundles)
+    verdict = verify_model(
+        lambda: {name: one for name, one in hash_model(path).items() if name not in inside},
+        payloads=list(signers),
+        unproved=unproved,
+        model=args.name,
         floor=args.floor,
-        now=read_clock(),
+    )
+    return _report(verdict, path=path, bundles=bundles, signers=signers)
+
+
+def _by_key(
+    args: argparse.Namespace, bundles: Sequence[bytes]
+) -> tuple[dict[bytes, str], list[Unproved]]:
+    try:
+        key = load_public_key(args.key.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{args.key}: {error}"
+        raise CliError(msg) from error
+    signed, unproved = check_signatures(bundles, keys=[key], keyless=None, artifact_digest=None)
+    return {one.payload: f"key {key.key_id}" for one in signed}, unproved
+
+
+def _by_certificates(
+    args: argparse.Namespace, bundles: Sequence[bytes]
+) -> tuple[dict[bytes, str], list[Unproved]]:
+    from linnet_agent.verify.certificates import (  # noqa: PLC0415 - start-up
+        check_certificates,
+        load_authorities,
     )
 
-
-def _show(verified: Verified, *, artifact_digest: str | None, args: argparse.Namespace) -> None:
-    decision = verified.decision
-    if args.output == "json":
-        document = {
-            **asdict(decision),
-            "model_digest": verified.model_digest,
-            "artifact_digest": artifact_digest,
-        }
-        print(json.dumps({_camel(key): value for key, value in document.items()}, indent=2))
-        return
-    if not decision.allowed:
-        step = _STEPS.get(decision.reason, "deciding")
-        print(f"refused ({decision.reason}) when {step}: {decision.message}")
-        return
-    counter = "no release counter" if decision.counter is None else f"counter {decision.counter}"
-    print(f"allowed: {decision.model}, {counter}, signed by {decision.signer}")
-    print(f"model digest {verified.model_digest}")
-    if artifact_digest is not None:
-        print(f"artifact digest {artifact_digest}")
+    try:
+        trusted = load_authorities([path.read_bytes() for path in args.cert_chain])
+    except ValueError as error:
+        msg = f"{args.cert_chain[0]}: {error}"
+        raise CliError(msg) from error
+    signed, unproved = check_certificates(bundles, trusted=trusted, at=read_clock())
+    return {one.payload: f"{one.subject} ({one.certificate})" for one in signed}, unproved
 
 
-def _camel(key: str) -> str:
-    first, *rest = key.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
-def _sentence(error: AgentError) -> str:
-    return f"{error.reason}: {error}"
+def _report(
+    verdict: ModelVerdict, *, path: Path, bundles: Sequence[bytes], signers: Mapping[bytes, str]
+) -> Report:
+    statement = verdict.statement
+    digest = None if statement is None else statement.model_digest
+    signer = next((who for payload, who in signers.items() if digest_of(payload) == digest), None)
+    counter = None if statement is None else statement.counter
+    steps = [
+        ("found", str(path)),
+        ("bundle", count_bundles(bundles)),
+        ("signature", f"by {signer}"),
+        ("name", "" if statement is None else statement.model),
+        ("counter", "none" if counter is None else str(counter)),
+        ("content", "" if statement is None else f"{len(statement.files)} files"),
+    ]
+    failed = _STEP_OF.get(verdict.reason, "signature") if verdict.reason else ""
+    return Report(
+        reason=str(verdict.reason),
+        message=verdict.message,
+        steps=walk(steps, failed=failed, because=verdict.message),
+        facts={
+            "model": None if statement is None else statement.model,
+            "counter": counter,
+            "signer": signer,
+            "modelDigest": digest,
+        },
+    )
