@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
 from linnet_agent.fetch.oci import OciClient, Retry
+from linnet_cli.publish.statement import build_bundle, build_statement
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 IMPATIENT = Retry(attempts=4, first_s=0.001, cap_s=0.002, connect_s=2.0, read_s=2.0)
@@ -47,10 +49,13 @@ class FakeRegistry:
         self.requests = []
         self.faults = deque()
         self.referrers_api = False
+        self.filters = False
         self.page_size = 100
         self.ranges = True
         self.token = None
+        self.connections = 0
         self.url = ""
+        self._writers = set()
 
     async def start(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -58,6 +63,8 @@ class FakeRegistry:
 
     async def stop(self):
         self._server.close()
+        for writer in list(self._writers):
+            writer.close()
         await self._server.wait_closed()
 
     def fail(self, part, fault, *, times=1):
@@ -75,17 +82,23 @@ class FakeRegistry:
         return digest_of(content)
 
     async def _serve(self, reader, writer):
+        self.connections += 1
+        self._writers.add(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            request = await self._read(reader)
-            self.requests.append(request)
-            answer = self._answer(request)
-            for fault in list(self.faults):
-                if fault[0] in request.path:
-                    self.faults.remove(fault)
-                    answer = fault[1](request, answer)
-                    break
-            if answer is not None:
-                await self._write(writer, request, answer)
+            keep = True
+            while keep:
+                request = await self._read(reader)
+                self.requests.append(request)
+                answer = self._answer(request)
+                for fault in list(self.faults):
+                    if fault[0] in request.path:
+                        self.faults.remove(fault)
+                        answer = fault[1](request, answer)
+                        break
+                if answer is not None:
+                    await self._write(writer, request, answer)
+                keep = answer is not None and answer.length and answer.cut is None
+        self._writers.discard(writer)
         writer.close()
 
     async def _read(self, reader):
@@ -100,9 +113,11 @@ class FakeRegistry:
         return Request(method, unquote(parts.path), parse_qs(parts.query), headers, body)
 
     async def _write(self, writer, request, answer):
-        headers = {"Connection": "close", **(answer.headers or {})}
+        headers = dict(answer.headers or {})
         if answer.length:
-            headers["Content-Length"] = str(len(answer.body))
+            headers.setdefault("Content-Length", str(len(answer.body)))
+        else:
+            headers["Connection"] = "close"
         lines = [f"HTTP/1.1 {answer.status} x", *(f"{k}: {v}" for k, v in headers.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode())
         if request.method != "HEAD":
@@ -147,7 +162,10 @@ class FakeRegistry:
             return Answer(404)
         content = self.blobs[version]
         if self.ranges and (wanted := request.headers.get("range")):
-            start, last = (int(end) for end in wanted.removeprefix("bytes=").split("-"))
+            closed = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted)
+            if closed is None or int(closed[1]) > int(closed[2]) or int(closed[2]) >= len(content):
+                return Answer(416)
+            start, last = int(closed[1]), int(closed[2])
             return Answer(
                 206,
                 body=content[start : last + 1],
@@ -156,8 +174,12 @@ class FakeRegistry:
         return Answer(body=content)
 
     def _referrers(self, request, repository, version):
+        """Keep to the distribution spec 1.1: a digest, pages, and a filter that is said."""
         if not self.referrers_api:
             return Answer(404)
+        if not re.fullmatch("sha256:[0-9a-f]{64}", version):
+            return Answer(400)
+        (wanted,) = request.query.get("artifactType", [None])
         listed = [
             {
                 "mediaType": kind,
@@ -169,13 +191,18 @@ class FakeRegistry:
             if place == repository
             and name == digest_of(content)
             and json.loads(content).get("subject", {}).get("digest") == version
+            and (not self.filters or wanted in {None, json.loads(content)["artifactType"]})
         ]
         start = int(request.query.get("from", ["0"])[0])
         page = listed[start : start + self.page_size]
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": page}
         headers = {"Content-Type": INDEX}
+        rest = f"from={start + self.page_size}"
+        if self.filters and wanted:
+            headers["OCI-Filters-Applied"] = "artifactType"
+            rest += f"&artifactType={quote(wanted, safe='')}"
         if start + self.page_size < len(listed):
-            link = f"/v2/{repository}/referrers/{version}?from={start + self.page_size}"
+            link = f"/v2/{repository}/referrers/{version}?{rest}"
             headers["Link"] = f'<{link}>; rel="next"'
         return Answer(body=json.dumps(index).encode(), headers=headers)
 
@@ -208,3 +235,100 @@ async def client(registry_url, tls):
 @pytest.fixture
 def answer():
     return Answer
+
+
+class FakeWeb(FakeRegistry):
+    """A web server over a directory; fails on demand like the registry."""
+
+    def __init__(self, root):
+        super().__init__()
+        self.root = root
+
+    def _answer(self, request):
+        path = self.root / request.path.lstrip("/")
+        if not path.is_file():
+            return Answer(404)
+        content = path.read_bytes()
+        if not (self.ranges and "range" in request.headers):
+            return Answer(body=content)
+        start, last = (int(end) for end in request.headers["range"][6:].split("-"))
+        if start >= len(content):
+            return Answer(416, headers={"Content-Range": f"bytes */{len(content)}"})
+        part = content[start : last + 1]
+        where = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+        return Answer(206, body=part, headers={"Content-Range": where})
+
+
+@pytest.fixture
+def media(tmp_path):
+    path = tmp_path / "media"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+async def web(media):
+    fake = FakeWeb(media)
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+class Lay:
+    """Lays models out in directories."""
+
+    FILES = {"model.onnx": b"weights" * 1000, "tokens/vocab.txt": b"a b c", "empty": b""}  # noqa: RUF012 - read only
+
+    digest = staticmethod(digest_of)
+
+    def digests(self, files):
+        return {name: digest_of(content) for name, content in files.items()}
+
+    def manifest(self, files):
+        layers = [
+            {
+                "mediaType": "application/vnd.cncf.model.weight.v1.raw",
+                "digest": digest_of(content),
+                "size": len(content),
+                "annotations": {"org.cncf.model.filepath": name},
+            }
+            for name, content in files.items()
+        ]
+        kinds = {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactType": "application/vnd.cncf.model.manifest.v1+json",
+        }
+        return json.dumps({**kinds, "layers": layers}).encode()
+
+    def signed(self, files):
+        payload = build_statement(self.digests(files), model="factory/digits", counter=1)
+        return payload, build_bundle(payload, signature=b"not looked at here", key_id="0" * 64)
+
+    def put(self, directory, files):
+        for name, content in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def put_variants(self, directory, names):
+        entries = []
+        for name in names:
+            manifest = self.manifest({"model.onnx": name.encode()})
+            place = directory / digest_of(manifest).replace(":", "-")
+            self.put(place, {"model.onnx": name.encode(), "manifest.json": manifest})
+            self.put(place, {"model.sig": b"below"})
+            entries.append(
+                {
+                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "digest": digest_of(manifest),
+                    "size": len(manifest),
+                    "annotations": {"linnet.dev/variant": name},
+                }
+            )
+        index = {"mediaType": INDEX, "manifests": entries}
+        self.put(directory, {"manifest.json": json.dumps(index).encode(), "model.sig": b"above"})
+
+
+@pytest.fixture(scope="session")
+def lay():
+    return Lay()

@@ -2,8 +2,6 @@
 
 import asyncio
 import errno
-import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -17,66 +15,17 @@ from linnet_agent.errors import (
     SourceNotFoundError,
     SourceUnavailableError,
     UnsupportedArtifactError,
-    WrongVariantError,
 )
 from linnet_agent.fetch.directory import DirectoryClient
-from linnet_agent.fetch.variants import Capabilities, VariantChoice
 from linnet_agent.verify.directory import hash_directory
-from linnet_cli.publish.statement import build_bundle, build_statement
 
 FILES = {"model.onnx": b"weights" * 1000, "tokens/vocab.txt": b"a b c", "empty": b""}
-ACCEPTS = VariantChoice(
-    wanted=(), capabilities=Capabilities(arch="amd64", runtimes=frozenset({"onnx"}))
-)
-
-
-def digest_of(content):
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def manifest_of(files):
-    layers = [
-        {
-            "mediaType": "application/vnd.cncf.model.weight.v1.raw",
-            "digest": digest_of(content),
-            "size": len(content),
-            "annotations": {"org.cncf.model.filepath": name},
-        }
-        for name, content in files.items()
-    ]
-    return json.dumps(
-        {
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "artifactType": "application/vnd.cncf.model.manifest.v1+json",
-            "layers": layers,
-        }
-    ).encode()
-
-
-def signed(files):
-    digests = {name: digest_of(content) for name, content in files.items()}
-    payload = build_statement(digests, model="factory/digits", counter=1)
-    return payload, build_bundle(payload, signature=b"not looked at here", key_id="0" * 64)
-
-
-def put(directory, files):
-    for name, content in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
 
 
 @pytest.fixture
-def media(tmp_path):
-    path = tmp_path / "media"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def stick(media):
+def stick(media, lay):
     path = media / "usb" / "digits-1.0"
-    put(path, {**FILES, "manifest.json": manifest_of(FILES), "model.sig": b"one"})
+    lay.put(path, {**FILES, "manifest.json": lay.manifest(FILES), "model.sig": b"one"})
     return path
 
 
@@ -97,107 +46,9 @@ def source_of(path):
 async def fetch(client, path, into, *, digest=None):
     source = source_of(path)
     digest = digest or await client.resolve(source)
-    artifact = await client.fetch_artifact(source, digest, accepts=ACCEPTS)
+    artifact = await client.fetch_artifact(source, digest)
     await client.fetch_layers(artifact, into=into)
     return artifact
-
-
-async def test_a_directory_with_a_manifest_is_copied_as_the_manifest_says(client, stick, into):
-    put(stick, {"holiday.jpg": b"not of the model", "model.2.sig": b"two"})
-
-    artifact = await fetch(client, stick, into)
-
-    assert artifact.digest == digest_of((stick / "manifest.json").read_bytes())
-    assert artifact.bundles == (b"one", b"two")
-    assert hash_directory(into) == {name: digest_of(content) for name, content in FILES.items()}
-    assert {path.stat().st_mode & 0o777 for path in into.rglob("*") if path.is_file()} == {0o444}
-
-
-async def test_what_model_signing_leaves_is_enough(client, media, into):
-    payload, bundle = signed(FILES)
-    put(media / "plain", {**FILES, "model.sig": bundle})
-
-    artifact = await fetch(client, media / "plain", into)
-
-    assert artifact.digest == digest_of(payload)
-    assert hash_directory(into) == {name: digest_of(content) for name, content in FILES.items()}
-
-
-async def test_a_model_with_a_file_called_manifest_json_lies_there_by_its_statement(
-    client, media, into
-):
-    files = {**FILES, "manifest.json": b"{}"}
-    payload, bundle = signed(files)
-    put(media / "plain", {**files, "model.sig": bundle})
-
-    await fetch(client, media / "plain", into, digest=digest_of(payload))
-
-    assert hash_directory(into) == {name: digest_of(content) for name, content in files.items()}
-
-
-async def test_the_statement_that_was_asked_for_is_found_among_bundles(client, media, into):
-    (_, first), (payload, second) = signed({"a.onnx": b"a"}), signed(FILES)
-    put(media / "two", {**FILES, "model.sig": first, "model.2.sig": b"junk", "model.3.sig": second})
-
-    artifact = await fetch(client, media / "two", into, digest=digest_of(payload))
-
-    assert [layer.name for layer in artifact.layers] == sorted(FILES)
-    assert artifact.bundles == (first, b"junk", second)
-
-
-# Variants
-
-
-@pytest.fixture
-def variants(media):
-    path = media / "variants"
-    entries = []
-    for name in ("onnx-int8", "onnx"):
-        manifest = manifest_of({"model.onnx": name.encode()})
-        place = path / digest_of(manifest).replace(":", "-")
-        put(place, {"model.onnx": name.encode(), "manifest.json": manifest, "model.sig": b"below"})
-        entries.append(
-            {
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": digest_of(manifest),
-                "size": len(manifest),
-                "annotations": {"linnet.dev/variant": name},
-            }
-        )
-    index = {"mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
-    put(path, {"manifest.json": json.dumps(index).encode(), "model.sig": b"above"})
-    return path
-
-
-async def test_a_variant_comes_from_its_own_directory(client, variants, into):
-    source = source_of(variants)
-    digest = await client.resolve(source)
-    wanted = VariantChoice(wanted=("onnx",), capabilities=ACCEPTS.capabilities)
-
-    artifact = await client.fetch_artifact(source, digest, accepts=wanted)
-    await client.fetch_layers(artifact, into=into)
-
-    assert artifact.digest == digest
-    assert artifact.variant == "onnx"
-    assert artifact.bundles == (b"below", b"above")
-    assert (into / "model.onnx").read_bytes() == b"onnx"
-
-
-async def test_no_variant_that_fits_is_said(client, variants):
-    source = source_of(variants)
-    wanted = VariantChoice(wanted=("onnx-int4",), capabilities=ACCEPTS.capabilities)
-
-    with pytest.raises(WrongVariantError):
-        await client.fetch_artifact(source, await client.resolve(source), accepts=wanted)
-
-
-async def test_a_variant_whose_manifest_was_changed_is_refused(client, variants):
-    source = source_of(variants)
-    for path in variants.glob("sha256-*/manifest.json"):
-        path.write_bytes(manifest_of(FILES))
-
-    with pytest.raises(DigestMismatchError):
-        await client.fetch_artifact(source, await client.resolve(source), accepts=ACCEPTS)
 
 
 # What is not there, may come
@@ -226,7 +77,9 @@ async def test_an_empty_mount_point_is_waited_for(client, stick):
         await client.fetch_artifact(source_of(stick), digest)
 
 
-async def test_a_stick_that_is_pulled_out_in_the_middle_goes_on_where_it_was(client, stick, into):
+async def test_a_stick_that_is_pulled_out_in_the_middle_goes_on_where_it_was(
+    client, stick, into, lay
+):
     artifact = await client.fetch_artifact(source_of(stick), await client.resolve(source_of(stick)))
     seen = []
     taken = stick.with_name("taken")
@@ -243,7 +96,7 @@ async def test_a_stick_that_is_pulled_out_in_the_middle_goes_on_where_it_was(cli
     await client.fetch_layers(artifact, into=into, on_progress=lambda done, _: again.append(done))
 
     assert again[0] == len(FILES["model.onnx"])  # the first file was not copied again
-    assert hash_directory(into) == {name: digest_of(content) for name, content in FILES.items()}
+    assert hash_directory(into) == lay.digests(FILES)
 
 
 async def test_what_cannot_be_read_is_waited_for(client, stick, into, monkeypatch):
@@ -260,12 +113,10 @@ async def test_what_cannot_be_read_is_waited_for(client, stick, into, monkeypatc
     await client.fetch_layers(artifact, into=into)
 
 
-async def test_a_cancelled_copy_goes_on_where_it_was(client, media, into):
+async def test_a_cancelled_copy_goes_on_where_it_was(client, media, into, lay):
     content = os.urandom(40 << 20)
-    put(
-        media / "big",
-        {"model.onnx": content, "manifest.json": manifest_of({"model.onnx": content})},
-    )
+    files = {"model.onnx": content}
+    lay.put(media / "big", {**files, "manifest.json": lay.manifest(files)})
     source = source_of(media / "big")
     artifact = await client.fetch_artifact(source, await client.resolve(source))
     begun = asyncio.Event()
@@ -350,8 +201,10 @@ async def test_what_is_no_plain_file_is_refused(client, stick, into, tmp_path, c
 
 @pytest.mark.parametrize("change", STRANGE, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("name", ["manifest.json", "model.sig"])
-async def test_a_manifest_that_is_no_plain_file_is_refused(client, stick, tmp_path, change, name):
-    digest = digest_of((stick / "manifest.json").read_bytes())
+async def test_a_manifest_that_is_no_plain_file_is_refused(
+    client, stick, tmp_path, change, name, lay
+):
+    digest = lay.digest((stick / "manifest.json").read_bytes())
     change(stick / name, tmp_path)
 
     with pytest.raises(ContentRefusedError):

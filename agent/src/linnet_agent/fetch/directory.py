@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from linnet_agent.errors import (
     ContentRefusedError,
@@ -26,7 +26,7 @@ from linnet_agent.errors import (
 from linnet_agent.fetch.layout import files_prefix, read_artifact, resolve_directory
 from linnet_agent.fetch.references import parse_file_source
 from linnet_agent.fetch.sources import OnProgress
-from linnet_agent.fetch.staging import PartialFile, prepare_staging, seal_staging
+from linnet_agent.fetch.staging import PartialFile, off_loop, prepare_staging, seal_staging
 from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.verify.manifest import Artifact, Layer
 
@@ -38,8 +38,6 @@ _CHUNK_BYTES: Final = 1 << 20
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_A_DIRECTORY: Final = frozenset({errno.ELOOP, errno.ENOTDIR})
-
-_Result = TypeVar("_Result")
 
 
 class DirectoryClient:
@@ -90,8 +88,8 @@ class DirectoryClient:
         prefix = files_prefix(artifact)
         layers = artifact.layers
         if not artifact.manifest.sized:
-            layers = await _in_thread(place.measure, layers)
-        await _in_thread(prepare_staging, into, layers)
+            layers = await off_loop(lambda: place.measure(layers))
+        await off_loop(lambda: prepare_staging(into, layers))
         total, done = sum(layer.size_bytes for layer in layers), 0
         for layer in layers:
 
@@ -102,7 +100,7 @@ class DirectoryClient:
             async with _opened(place, prefix + layer.name) as source:
                 await _copy_layer(source, layer, into / layer.name, report)
             done += layer.size_bytes
-        await _in_thread(seal_staging, into)
+        await off_loop(lambda: seal_staging(into))
 
     def _place(self, source: str) -> "_Place":
         path = parse_file_source(source)
@@ -123,7 +121,7 @@ class _Place:
 
     async def read(self, name: str, max_bytes: int) -> bytes | None:
         """Return a small file; None: there is none."""
-        return await _in_thread(self._read, name, max_bytes)
+        return await off_loop(lambda: self._read(name, max_bytes))
 
     def open(self, name: str) -> int:
         """Open a plain file; no link on the way to it is followed. Blocking."""
@@ -253,17 +251,17 @@ async def _copy_layer(source: int, layer: Layer, path: Path, report: Callable[[i
         raise DigestMismatchError(msg)
     file = PartialFile(path, size_bytes=layer.size_bytes)
     try:
-        resumed = await _in_thread(file.resume) > 0
+        resumed = await off_loop(file.resume) > 0
         await _copy(source, layer, file, report)
         if file.digest() != layer.digest and resumed:
             # What was there before may be torn by a power cut: once more from the start.
-            await _in_thread(file.restart)
+            await off_loop(file.restart)
             await _copy(source, layer, file, report)
         if (found := file.digest()) != layer.digest:
-            await _in_thread(file.restart)
+            await off_loop(file.restart)
             msg = f"{layer.name} that was to be {layer.digest} is {found}"
             raise DigestMismatchError(msg)
-        await _in_thread(file.seal)
+        await off_loop(file.seal)
     finally:
         file.close()
 
@@ -273,7 +271,7 @@ async def _copy(
 ) -> None:
     report(file.have_bytes)
     while file.have_bytes < layer.size_bytes:
-        await _in_thread(_copy_some, source, layer, file)
+        await off_loop(lambda: _copy_some(source, layer, file))
         report(file.have_bytes)
 
 
@@ -286,13 +284,3 @@ def _copy_some(source: int, layer: Layer, file: PartialFile) -> None:
             msg = f"{layer.name} ended after {file.have_bytes} of {layer.size_bytes} bytes"
             raise DigestMismatchError(msg)
         file.append(chunk)
-
-
-async def _in_thread(work: Callable[..., _Result], *args: Any) -> _Result:  # noqa: ANN401 - of work
-    """Run blocking work; who cancels waits until it has ended: it uses open files."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        raise

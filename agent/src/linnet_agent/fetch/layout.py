@@ -10,12 +10,12 @@
 - A bundle that cannot be read is left out, so that junk beside an artifact blocks nobody.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from linnet_agent.errors import DigestMismatchError, MalformedBundleError, SourceNotFoundError
 from linnet_agent.fetch.variants import VariantChoice, choose_variant, require_variant
-from linnet_agent.verify.artifact import MAX_BUNDLES
 from linnet_agent.verify.envelope import MAX_BUNDLE_BYTES, parse_bundle
 from linnet_agent.verify.evidence import join_artifact
 from linnet_agent.verify.manifest import (
@@ -26,7 +26,10 @@ from linnet_agent.verify.manifest import (
     parse_index,
 )
 
+log = logging.getLogger(__name__)
+
 MANIFEST_NAME: Final = "manifest.json"
+MAX_BUNDLES: Final = 16
 
 Read = Callable[[str, int], Awaitable[bytes | None]]
 """Reads a small file of the directory, by name and at most so many bytes; None: there is none.
@@ -109,7 +112,11 @@ async def _read_variant(
 async def _read_bundles(read: Read, place: str) -> tuple[bytes, ...]:
     found: list[bytes] = []
     for position in range(1, MAX_BUNDLES + 1):
-        bundle = await read(place + bundle_name(position), MAX_BUNDLE_BYTES)
+        try:
+            bundle = await read(place + bundle_name(position), MAX_BUNDLE_BYTES)
+        except SourceNotFoundError as error:
+            log.warning("fetch.bundle.skipped", extra={"error": str(error)[:200]})
+            continue
         if bundle is None:
             break
         found.append(bundle)
