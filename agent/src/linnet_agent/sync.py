@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from time import monotonic
+from typing import Any, Final, NoReturn, Protocol
 
 import pydantic
 
@@ -24,6 +25,7 @@ from linnet_agent.errors import HubRefusedError, HubUnavailableError
 from linnet_agent.hub import Hub, Object, WatchExpiredError
 from linnet_agent.journal import Goal, Order
 from linnet_agent.store import ModelKey
+from linnet_agent.verify.strict_json import as_object
 from linnet_api.durations import parse_duration
 from linnet_api.names import API_VERSION
 from linnet_api.node_model import NodeModelSpec
@@ -36,6 +38,11 @@ TRUST_POLICIES: Final = f"/apis/{API_VERSION}/trustpolicies"
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+_STEADY_S: Final = 5.0
+"""After so long without trouble the next trouble is a new one."""
+
+_SHORT_S: Final = 1.0
 
 Jitter = Callable[[], float]
 """Returns a number from 0 to 1, another each time."""
@@ -111,31 +118,35 @@ async def follow(
     """List and watch for ever, and tell ``sink``."""
     tries = 0
     while True:
+        began = monotonic()
+        cause: Exception
         try:
             listing = await hub.list(path, params)
             link.mark(up=True)
             sink.replace({object_key(item): item for item in listing.items})
-            tries = 0
             await _watch(hub, path, params, version=listing.version, sink=sink, link=link)
-        except WatchExpiredError:
-            continue
-        except HubUnavailableError as error:
-            # Once an outage, not once a try: an agent may be alone for weeks.
-            log.log(
-                logging.DEBUG if tries else logging.INFO,
-                "sync.broken",
-                extra={"path": path, "cause": str(error)},
-            )
-        except HubRefusedError as error:
-            log.error("sync.refused", extra={"path": path, "cause": str(error)})  # noqa: TRY400 - expected
+        except (WatchExpiredError, HubUnavailableError, HubRefusedError) as error:
+            cause = error
+        if monotonic() - began >= _STEADY_S:
+            tries = 0
+        # Once an outage, not once a try: an agent may be alone for weeks.
+        level = logging.ERROR if isinstance(cause, HubRefusedError) else logging.INFO
+        log.log(
+            logging.DEBUG if tries else level,
+            "sync.broken",
+            extra={"path": path, "cause": str(cause)},
+        )
+        # What expired is listed again at once, but a server that expires everything waits, too.
+        expired = isinstance(cause, WatchExpiredError) and not tries
         wait_s = min(max_wait_s, 0.25 * 2 ** min(tries, 10)) * (0.5 + jitter() / 2)
         tries += 1
-        await link.wait_restored(wait_s)
+        if not expired:
+            await link.wait_restored(wait_s)
 
 
 async def _watch(
     hub: Hub, path: str, params: Mapping[str, str], *, version: str, sink: Sink, link: Link
-) -> None:
+) -> NoReturn:
     """Watch until the watch breaks or the link is lost: a cut network ends no connection."""
     lost = asyncio.ensure_future(link.wait_lost())
     watch = asyncio.ensure_future(_tell_changes(hub, path, params, version=version, sink=sink))
@@ -143,8 +154,7 @@ async def _watch(
         await asyncio.wait((lost, watch), return_when=asyncio.FIRST_COMPLETED)
         if watch.done():
             watch.result()
-        else:
-            raise HubUnavailableError("the heartbeat got no answer")
+        raise HubUnavailableError("the heartbeat got no answer")
     finally:
         lost.cancel()
         watch.cancel()
@@ -153,15 +163,31 @@ async def _watch(
 
 async def _tell_changes(
     hub: Hub, path: str, params: Mapping[str, str], *, version: str, sink: Sink
-) -> None:
+) -> NoReturn:
+    """Watch, and watch on where a watch ends by itself."""
     while True:
+        began = monotonic()
         async for change in hub.watch(path, params, version=version):
-            version = str(change.object["metadata"]["resourceVersion"])
+            if _is_older(change.version, version):
+                raise WatchExpiredError(f"version {change.version} came after {version}")
+            version = change.version
+            if change.kind == "BOOKMARK":
+                continue
             name = object_key(change.object)
             if change.kind == "DELETED":
                 sink.drop(name)
             else:
                 sink.put(name, change.object)
+        if monotonic() - began < _SHORT_S:
+            raise HubUnavailableError("the watch ended as soon as it had begun")
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Tell whether the server went back in time, as one does that was restored from a backup.
+
+    Versions are numbers at every server that there is; what is none is not compared.
+    """
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 # --- orders ---------------------------------------------------------------------------------------
@@ -180,6 +206,8 @@ class Wanted:
     fault: str
     status: Mapping[str, Any]
     """What the hub says that this node has reported; compared before anything is written."""
+    document: Object
+    """What is written down of it: all but its status."""
 
 
 def read_wanted(item: Object) -> Wanted | None:
@@ -187,8 +215,8 @@ def read_wanted(item: Object) -> Wanted | None:
 
     Namespace and deployment become directories: a hub that is compromised must not choose others.
     """
-    metadata, spec = item["metadata"], item.get("spec") or {}
-    namespace, deployment = str(metadata["namespace"]), str(spec.get("deployment", ""))
+    metadata, spec = item["metadata"], as_object(item.get("spec")) or {}
+    namespace, deployment = str(metadata.get("namespace")), str(spec.get("deployment", ""))
     if not (_NAMESPACE.fullmatch(namespace) and _NAME.fullmatch(deployment)):
         return None
     order, fault = None, ""
@@ -197,15 +225,19 @@ def read_wanted(item: Object) -> Wanted | None:
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         fault = f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    node = spec.get("node")
+    node, generation = as_object(spec.get("node")) or {}, metadata.get("generation", 0)
     return Wanted(
         key=ModelKey(namespace, deployment),
         name=str(metadata["name"]),
-        generation=int(metadata.get("generation", 0)),
-        node_uid=str(node.get("uid", "")) if isinstance(node, dict) else "",
+        generation=generation if isinstance(generation, int) else 0,
+        node_uid=str(node.get("uid", "")),
         order=order,
         fault=fault,
-        status=item.get("status") or {},
+        status=as_object(item.get("status")) or {},
+        document={
+            "metadata": {k: metadata.get(k) for k in ("namespace", "name", "generation", "uid")},
+            "spec": item.get("spec"),
+        },
     )
 
 
@@ -236,9 +268,13 @@ def order_of(spec: NodeModelSpec) -> Order:
 class Desired:
     """The last desired state, in memory and in ``desired/``."""
 
-    def __init__(self, directory: Path, *, on_change: Callable[[ModelKey], None]) -> None:
+    def __init__(
+        self, directory: Path, *, on_change: Callable[[ModelKey], None], node: str | None = None
+    ) -> None:
+        """Follow the NodeModels of ``node``; None: of whatever node they say."""
         self._directory = directory
         self._on_change = on_change
+        self._node = node
         self._items: dict[str, Wanted] = {}
         self._by_key: dict[ModelKey, Wanted] = {}
         self.synced = False
@@ -249,7 +285,7 @@ class Desired:
         for path in sorted(self._directory.glob("*.json")):
             try:
                 item = json.loads(path.read_bytes())
-                wanted = read_wanted(item)
+                wanted = self._read(item)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning("desired.unreadable", extra={"file": path.name, "cause": repr(error)})
                 continue
@@ -274,30 +310,18 @@ class Desired:
             self.put(name, item)
 
     def put(self, name: str, item: Object) -> None:
-        """Take one NodeModel."""
-        wanted = read_wanted(item)
+        """Take one NodeModel; one that is another node's, or no NodeModel, is as none."""
+        wanted = self._read(item)
         if wanted is None:
-            log.warning(
-                "desired.unreadable", extra={"file": name, "cause": "no name that can be one"}
-            )
+            self._forget(name)
             return
-        before = self._items.get(name)
-        self._items[name] = self._by_key[wanted.key] = wanted
-        if before is None or (before.order, before.fault, before.generation) != (
-            wanted.order,
-            wanted.fault,
-            wanted.generation,
-        ):
-            kept = {
-                "metadata": {
-                    k: item["metadata"].get(k) for k in ("namespace", "name", "generation", "uid")
-                },
-                "spec": item["spec"],
-            }
-            try:
-                write_file(self._path(wanted.key), json.dumps(kept).encode(), mode=0o600)
-            except OSError as error:  # a full disk: the order stands in memory, and in the hub
-                log.warning("desired.unwritten", extra={"file": name, "cause": str(error)})
+        if name in self._items and self._items[name].key != wanted.key:
+            self._forget(name)
+        before = self._by_key.get(wanted.key)
+        self._items[name] = wanted
+        chosen = self._choose(wanted.key)
+        if before is None or _order_facts(before) != _order_facts(chosen):
+            self._keep(chosen)
         self._on_change(wanted.key)
 
     def drop(self, name: str) -> None:
@@ -310,18 +334,63 @@ class Desired:
             told = replace(wanted, status=status)
             self._by_key[wanted.key] = self._items[f"{wanted.key.namespace}/{wanted.name}"] = told
 
+    def _read(self, item: Object) -> Wanted | None:
+        """Return what ``item`` wants of this node; None where it is nothing to this node."""
+        kind = item.get("kind", "NodeModel")
+        spec = as_object(item.get("spec")) or {}
+        node = (as_object(spec.get("node")) or {}).get("name")
+        if kind != "NodeModel" or (self._node is not None and node != self._node):
+            log.warning("desired.foreign", extra={"object": object_key(item), "kind": str(kind)})
+            return None
+        wanted = read_wanted(item)
+        if wanted is None:
+            log.warning(
+                "desired.unreadable",
+                extra={"file": object_key(item), "cause": "no name that can be one"},
+            )
+        return wanted
+
+    def _choose(self, key: ModelKey) -> Wanted:
+        """Take, of several that speak of one model, the newest order; of equals the first name."""
+        claims = [wanted for wanted in self._items.values() if wanted.key == key]
+        claims.sort(key=lambda wanted: wanted.name)
+        chosen = max(claims, key=lambda w: -1 if w.order is None else w.order.sequence)
+        self._by_key[key] = chosen
+        return chosen
+
+    def _keep(self, wanted: Wanted) -> None:
+        """Write an order down, so that it is known after a start without a network."""
+        try:
+            write_file(self._path(wanted.key), json.dumps(wanted.document).encode(), mode=0o600)
+        except OSError as error:  # a full disk: the order stands in memory, and in the hub
+            log.warning("desired.unwritten", extra={"file": wanted.name, "cause": str(error)})
+
     def _forget(self, name: str) -> None:
         wanted = self._items.pop(name, None)
         if wanted is None:
             return
         if self._by_key.get(wanted.key) is wanted:
-            del self._by_key[wanted.key]
-            remove_file(self._path(wanted.key))
+            if any(other.key == wanted.key for other in self._items.values()):
+                self._keep(self._choose(wanted.key))
+            else:
+                self._erase(wanted.key)
         log.warning(
             "desired.vanished",
             extra={"namespace": wanted.key.namespace, "deployment": wanted.key.deployment},
         )
         self._on_change(wanted.key)
 
+    def _erase(self, key: ModelKey) -> None:
+        del self._by_key[key]
+        try:
+            remove_file(self._path(key))
+        except OSError as error:  # it is read at the next start, and vanishes then
+            log.warning("desired.unwritten", extra={"file": str(key), "cause": str(error)})
+
     def _path(self, key: ModelKey) -> Path:
         return self._directory / f"{key}.json"
+
+
+def _order_facts(wanted: Wanted) -> object:
+    """Return what is kept on disk of a NodeModel: all but its status."""
+    return (wanted.name, wanted.order, wanted.fault, wanted.generation)

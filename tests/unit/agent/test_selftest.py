@@ -378,9 +378,7 @@ def alive(pid):
 async def test_a_self_test_that_is_cancelled_leaves_nothing_behind(tmp_path):
     endless(tmp_path)
     task = asyncio.ensure_future(run(tmp_path, timeout_s=600))
-    async with asyncio.timeout(60):
-        while not children():
-            await asyncio.sleep(0.02)
+    await asyncio.to_thread(until, children, 60, "it has a child")
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -137,6 +137,102 @@ def test_a_broken_file_is_left_out_and_the_others_are_read(tmp_path, told, desir
     assert set(again.all()) == {KEY}
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        pytest.param({"node": {"name": "edge-2", "uid": "n1"}}, id="another node's"),
+        pytest.param({"node": None}, id="nobody's"),
+        pytest.param({"node": "edge-1"}, id="no node at all"),
+    ],
+)
+def test_what_is_not_for_this_node_is_as_none(tmp_path, told, foreign):
+    desired = Desired(tmp_path, on_change=told.append, node="edge-1")
+
+    desired.replace({"factory/defects-1": node_model(**foreign)})
+
+    assert desired.all() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_of_another_kind_is_as_none(tmp_path, told):
+    desired = Desired(tmp_path, on_change=told.append, node="edge-1")
+
+    desired.put("factory/defects-1", node_model() | {"kind": "ModelRollout"})
+    assert desired.all() == {}
+
+    desired.put("factory/defects-1", node_model() | {"kind": "NodeModel"})
+    assert set(desired.all()) == {KEY}
+
+
+def test_an_order_that_becomes_another_nodes_has_vanished_which_is_no_order(tmp_path, told):
+    desired = Desired(tmp_path, on_change=told.append, node="edge-1")
+    desired.put("factory/defects-1", node_model())
+
+    desired.put("factory/defects-1", node_model(node={"name": "edge-2", "uid": "n1"}))
+
+    assert desired.get(KEY) is None
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_of_two_that_speak_of_one_model_the_newest_order_counts(tmp_path, told, order):
+    desired = Desired(tmp_path, on_change=told.append)
+    sequences = {"a": 9, "b": 7}
+    for name in order:
+        desired.put(f"factory/{name}", node_model(name=name, sequence=sequences[name]))
+    assert desired.get(KEY).order.sequence == 9
+
+    desired.drop("factory/b")
+    assert desired.get(KEY).order.sequence == 9
+    desired.put("factory/b", node_model(name="b", sequence=8))
+    desired.drop("factory/a")
+
+    assert desired.get(KEY).order.sequence == 8
+    again = Desired(tmp_path, on_change=told.append)
+    again.load()
+    assert again.get(KEY).order.sequence == 8
+
+
+def test_one_that_speaks_of_another_model_all_of_a_sudden_leaves_the_first(tmp_path, told):
+    desired = Desired(tmp_path, on_change=told.append)
+    desired.put("factory/defects-1", node_model())
+
+    desired.put("factory/defects-1", node_model(deployment="cracks"))
+
+    assert set(desired.all()) == {ModelKey("factory", "cracks")}
+    assert [path.name for path in tmp_path.iterdir()] == ["factory.cracks.json"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"spec": None},
+        {"spec": 1},
+        {"spec": {"deployment": "defects", "desired": []}},
+        {"spec": {"deployment": "defects"}, "status": [1]},
+        {
+            "spec": {"deployment": "defects"},
+            "metadata": {"namespace": "factory", "name": "x", "generation": "2"},
+        },
+    ],
+)
+def test_an_object_of_any_shape_is_taken_without_harm(desired, odd):
+    desired.put("factory/defects-1", node_model() | odd)
+
+    wanted = desired.get(KEY)
+    assert wanted is None or wanted.order is None
+
+
+def test_a_disk_that_takes_nothing_leaves_the_orders_in_memory(tmp_path, told):
+    (tmp_path / "desired").write_text("no directory")
+    desired = Desired(tmp_path / "desired", on_change=told.append)
+
+    desired.put("factory/defects-1", node_model())
+    assert desired.get(KEY).order.sequence == 5
+    desired.drop("factory/defects-1")
+
+    assert desired.get(KEY) is None
+
+
 def test_objects_are_known_by_namespace_and_name():
     assert object_key(node_model()) == "factory/defects-1"
     assert object_key({"metadata": {"name": "release"}}) == "release"
