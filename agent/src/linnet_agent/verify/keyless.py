@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from linnet_agent.errors import MalformedBundleError
 from linnet_agent.verify.envelope import parse_bundle
+from linnet_agent.verify.file_signatures import FileVerifier, parse_file_bundle
 from linnet_agent.verify.signatures import (
     Identified,
     IdentitySigner,
@@ -52,7 +53,7 @@ class _Question:
     payload_sha256: str | None = None
 
 
-class ChildVerifier(KeylessVerifier):
+class ChildVerifier(KeylessVerifier, FileVerifier):
     """Asks one child for each call."""
 
     def __init__(
@@ -84,8 +85,13 @@ class ChildVerifier(KeylessVerifier):
         return [next(answers) if isinstance(one, _Question) else one for one in questions]
 
     def verify_file(self, bundle: bytes, *, sha256: bytes) -> KeylessVerdict:
-        """Return the verdict about a bundle that signs a file by its digest; never raises."""
-        return self._ask([_Question(bundle, artifact_sha256=sha256)])[0]
+        """Return what a bundle proves about the file with that digest; never raises."""
+        try:
+            payload_sha256 = parse_file_bundle(bundle).payload_sha256
+        except MalformedBundleError as error:
+            return Unproved(NodeReason.MALFORMED_BUNDLE, str(error))
+        question = _Question(bundle, artifact_sha256=sha256, payload_sha256=payload_sha256)
+        return self._ask([question])[0]
 
     def _ask(self, questions: Sequence[_Question]) -> list[KeylessVerdict]:
         deadline = time.monotonic() + self._timeout_s

@@ -14,6 +14,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from linnet_agent.verify.envelope import Bundle, signing_bytes
 
@@ -42,15 +43,26 @@ class VerificationKey:
 
     def verifies(self, bundle: Bundle) -> bool:
         """Return true where the signature of ``bundle`` is by this key."""
-        return self.verifies_bytes(signing_bytes(bundle.payload), signature=bundle.signature)
+        return self.verifies_statement(bundle.payload, signature=bundle.signature)
 
-    def verifies_bytes(self, signed: bytes, *, signature: bytes) -> bool:
-        """Return true where ``signature`` over ``signed`` is by this key."""
+    def verifies_statement(self, payload: bytes, *, signature: bytes) -> bool:
+        """Return true where ``signature`` over the enveloped ``payload`` is by this key."""
+        signed = signing_bytes(payload)
         try:
             if isinstance(self.key, ed25519.Ed25519PublicKey):
                 self.key.verify(signature, signed)
             else:
                 self.key.verify(signature, signed, ec.ECDSA(_HASHES[self.key.curve.name]()))
+        except InvalidSignature:
+            return False
+        return True
+
+    def verifies_sha256(self, digest: bytes, *, signature: bytes) -> bool:
+        """Return true where ``signature`` over what has this digest is by this key, on P-256."""
+        if not isinstance(self.key, ec.EllipticCurvePublicKey) or self.key.curve.key_size != 256:
+            return False
+        try:
+            self.key.verify(signature, digest, ec.ECDSA(Prehashed(hashes.SHA256())))
         except InvalidSignature:
             return False
         return True
