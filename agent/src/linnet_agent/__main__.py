@@ -54,7 +54,17 @@ def _parser() -> argparse.ArgumentParser:
         dest="registry_mirrors",
         help="ask URL instead of the registry HOST; may be repeated",
     )
-    add("--registry-config", metavar="FILE", help="a Docker config.json with credentials")
+    add("--docker-config", metavar="FILE", help="a Docker config.json with registry credentials")
+    add(
+        "--file-roots",
+        metavar="DIR,DIR",
+        help="below which file:// sources may lie (default /media,/mnt,/srv/linnet)",
+    )
+    add(
+        "--fetch-rate", metavar="BYTES", help="a second, for all fetches, as 2M (default: no limit)"
+    )
+    add("--fetch-spread", metavar="DURATION", help="window of a fleet's fetch starts (default 0s)")
+    add("--rehash-interval", metavar="DURATION", help="between looks at the disk (default 24h)")
     add("--print-config", action="store_true", help="print the effective settings and exit")
     return parser
 

@@ -12,22 +12,29 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import start_http_server
 
-from linnet_agent.activate import Parts, ServerMonitor, Worker, WorkerView
+from linnet_agent.activate import Worker, WorkerView
 from linnet_agent.durable import make_directory
 from linnet_agent.errors import HubRefusedError, HubUnavailableError
-from linnet_agent.fetch.credentials import load_docker_config
+from linnet_agent.fetch.credentials import DockerConfig
+from linnet_agent.fetch.directory import DirectoryClient
+from linnet_agent.fetch.https import HttpsClient
 from linnet_agent.fetch.oci import OciClient
+from linnet_agent.fetch.sources import Sources
+from linnet_agent.fetch.throttle import Throttle
 from linnet_agent.heartbeat import Heartbeat
 from linnet_agent.hub import Hub, Object, TokenFile
 from linnet_agent.metrics import Metrics, StateRow
 from linnet_agent.model_host import HostReporter, host_status
+from linnet_agent.monitor import ServerMonitor
+from linnet_agent.parts import Parts
+from linnet_agent.rehash import Rehash
 from linnet_agent.report import StatusReporter
 from linnet_agent.server import ServerClient, ServerView
 from linnet_agent.settings import Settings
@@ -58,7 +65,9 @@ def hold_directory(root: Path) -> Iterator[None]:
         AlreadyRunningError: Another one is there.
     """
     make_directory(root / "run")
-    descriptor = os.open(root / "run" / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(
+        root / "run" / "agent.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,17 +105,19 @@ class Agent:
             settings.api_server, token_file=settings.token_file, ca_file=settings.ca_file
         )
         self._store = Store(settings.root, checkpoint=checkpoint)
-        self._desired = Desired(settings.root / "desired", on_change=self._wake_one)
+        self._desired = Desired(
+            settings.root / "desired", on_change=self._wake_one, node=settings.node
+        )
         self._trust = TrustStore(
             settings.root / "trust", ceiling_file=settings.ceiling, on_change=self._wake_all
         )
         self._monitor = ServerMonitor(ServerClient(settings.socket), on_change=self._wake_all)
-        self._oci = OciClient(
-            mirrors=settings.registry_mirrors,
-            credentials=load_docker_config(settings.registry_config)
-            if settings.registry_config
-            else {},
-            jitter=jitter,
+        self._sources = _sources(settings, jitter=jitter)
+        self._rehash = Rehash(
+            self._store,
+            self.metrics,
+            interval_s=settings.rehash_interval,
+            on_corrupt=self._wake_all,
         )
         self._reporter = StatusReporter(
             self._hub,
@@ -122,7 +133,7 @@ class Agent:
             desired=self._desired,
             trust=self._trust,
             monitor=self._monitor,
-            oci=self._oci,
+            sources=self._sources,
             metrics=self.metrics,
             clock=clock,
             jitter=jitter,
@@ -130,14 +141,20 @@ class Agent:
             node_uid=lambda: self._node_uid,
             self_test_timeout_s=settings.self_test_timeout,
             retry_max_s=settings.retry_max,
+            fetch_spread_s=settings.fetch_spread,
             fetch_slots=asyncio.Semaphore(_PARALLEL_FETCHES),
             wanted_staging=self._wanted_staging,
+            pinned=self._pinned,
         )
         self.metrics.show_states(self._state_rows)
 
     async def run(self) -> None:
         """Work until it is cancelled."""
-        self._store.prepare()
+        try:
+            self._store.prepare()
+        except OSError as error:  # a disk that has become read-only still holds what serves
+            self.metrics.count_disk_fault(error)
+            log.error("agent.disk.fault", extra={"cause": str(error)})  # noqa: TRY400 - expected
         self._trust.load()
         self._desired.load()
         self._node_uid = self._token.node_uid()
@@ -151,10 +168,11 @@ class Agent:
                 group.create_task(self._keep("trust", self._follow_trust))
                 group.create_task(self._keep("report", self._reporter.run))
                 group.create_task(self._keep("host", self._tell_host))
+                group.create_task(self._keep("rehash", self._rehash.run))
         finally:
             self._group = None
             await self._hub.aclose()
-            await self._oci.aclose()
+            await self._sources.aclose()
             await self._monitor.client.aclose()
 
     # --- loops
@@ -289,6 +307,9 @@ class Agent:
         orders += [wanted.order for wanted in self._desired.all().values()]
         return {order.artifact for order in orders if order is not None and order.artifact}
 
+    def _pinned(self) -> Mapping[ModelKey, frozenset[str]]:
+        return {key: worker.pinned() for key, worker in self._workers.items() if worker.booted}
+
     # --- what there is to tell
 
     def _host_status(self, before: ModelHostStatus) -> ModelHostStatus:
@@ -316,15 +337,38 @@ class Agent:
         ]
 
     def _state_rows(self) -> list[StateRow]:
-        return [
-            StateRow(
-                namespace=key.namespace,
-                deployment=key.deployment,
-                revision=(worker.journal.order.revision or "") if worker.journal.order else "",
-                state=str(worker.journal.state),
-            )
-            for key, worker in sorted(self._workers.items())
-        ]
+        return [_state_row(worker) for _, worker in sorted(self._workers.items())]
+
+
+def _state_row(worker: Worker) -> StateRow:
+    view = worker.view()
+    order = view.journal.order
+    return StateRow(
+        namespace=worker.key.namespace,
+        deployment=worker.key.deployment,
+        revision=(order.revision or "") if order is not None else "",
+        state=str(view.journal.state),
+        alarm="" if view.alarm is None else str(view.alarm.reason),
+    )
+
+
+def _sources(settings: Settings, *, jitter: Jitter) -> Sources:
+    throttle = Throttle(settings.fetch_rate)
+    config = settings.docker_config
+    return Sources(
+        {
+            "oci": OciClient(
+                mirrors=settings.registry_mirrors,
+                credentials=None if config is None else DockerConfig(config),
+                jitter=jitter,
+                throttle=throttle,
+            ),
+            "https": HttpsClient(
+                mirrors=settings.registry_mirrors, jitter=jitter, throttle=throttle
+            ),
+            "file": DirectoryClient(roots=settings.file_roots),
+        }
+    )
 
 
 async def run_agent(

@@ -75,6 +75,18 @@ def remove_directory(path: Path) -> None:
     _discard(trash)
 
 
+def move_directory(source: Path, place: Path) -> None:
+    """Rename the complete ``source`` to ``place``; what was there goes, after that."""
+    trash = place.with_name(f"{TRASH}{place.name}")
+    _discard(trash)
+    if place.exists():
+        place.rename(trash)
+    source.rename(place)
+    sync_directory(place.parent)
+    sync_directory(source.parent)
+    _discard(trash)
+
+
 def sweep(directory: Path) -> None:
     """Remove what a kill may have left in ``directory``: temporary files and links, and trash."""
     if not directory.is_dir():

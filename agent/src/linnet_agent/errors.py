@@ -15,6 +15,8 @@
     +-- TrustError                      what the node trusts, or is asked to trust
     |   +-- CeilingError                the node's own ceiling cannot be read
     |   +-- MalformedBundleError        a signature bundle is not one
+    |   +-- ClockUntrustedError         nobody can tell if a signature is in time (transient)
+    |   +-- KeylessUnavailableError     keyless signatures cannot be verified now (transient)
     |   +-- UntrustedCertificateError   it is signed by a certificate that does not count
     +-- ContentRefusedError             a directory holds what a model may not hold
     +-- ActivationError                 the model, or what it is to run on
@@ -99,7 +101,7 @@ class DiskFaultError(FetchError):
 
     reason = NodeReason.DISK_FAULT
     remedy = (
-        "Look at the node's kernel log and its limit of open files; the agent tries again by itself."
+        "See the node's kernel log and its limit of open files; the agent tries again by itself."
     )
     transient = True
 
@@ -144,6 +146,24 @@ class UntrustedCertificateError(TrustError):
 
     reason = NodeReason.UNTRUSTED_KEY
     remedy = "Sign with a valid code-signing certificate of an authority that is trusted."
+
+
+class ClockUntrustedError(TrustError):
+    """The decision hinges on the time, and the node's clock is not to be believed."""
+
+    reason = NodeReason.CLOCK_UNTRUSTED
+    remedy = "Set the node's clock, or let it reach the API server; it is decided again by itself."
+    transient = True
+
+
+class KeylessUnavailableError(TrustError):
+    """The process that verifies keyless signatures does not do its work."""
+
+    reason = NodeReason.KEYLESS_UNAVAILABLE
+    remedy = (
+        "Check that the agent is installed with `linnet[keyless]`; it is tried again by itself."
+    )
+    transient = True
 
 
 class ContentRefusedError(AgentError):

@@ -11,7 +11,7 @@
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -50,6 +50,10 @@ class Order:
     """The revision that stays on disk until the rollout has ended."""
     rollout: str | None = None
     """Uid of the rollout that gave the order."""
+    rollout_number: int = 0
+    """Its number in the deployment, from 1; 0: not known."""
+    owner: str | None = None
+    """Uid of the deployment; None: not said. A deployment that is made anew is another."""
     soak_s: int = 5
     memory_bytes: int | None = None
     """What one loaded revision may take; None: nobody has said."""
@@ -59,6 +63,17 @@ class Order:
     def same_target(self, other: "Order | None") -> bool:
         """Tell whether both ask for the same state of the same revision."""
         return other is not None and self.goal is other.goal and self.revision == other.revision
+
+
+class Standing(StrEnum):
+    """Whether what was allowed once has been revoked since; nothing else takes away what serves."""
+
+    GOOD = "Good"
+    KEPT = "Kept"
+    """Revoked by a policy that lets what is active serve on."""
+    REVOKED = "Revoked"
+    FORBIDDEN = "Forbidden"
+    """Revoked by the node's own ceiling: it may not even be the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,10 @@ class Known:
     runtime: Runtime = "Linnet"
     counter: int | None = None
     policy_hash: str = ""
-    """The trust under which it was allowed last."""
+    """The trust under which it was judged last: it is judged again when that is another."""
+    standing: Standing = Standing.GOOD
+    why: str = ""
+    """Of a standing that is not GOOD: the sentence."""
     tested: bool = False
     committed: bool = False
     """True once this node has soaked and committed to it."""
@@ -104,15 +122,30 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Condemned:
+    """An artifact that was taken back on this node, and who had asked for it."""
+
+    artifact: str
+    owner: str | None
+    rollout: str | None
+    rollout_number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revert:
     """A way back that has begun; it is finished before any other order is looked at."""
 
     of: str
-    """The revision that failed."""
+    """The revision that is left."""
     to: str | None
     """None: there is nothing to go back to, so the model is unloaded."""
     reason: NodeReason
     message: str
+    state: NodeState = NodeState.REVERTED
+    """Where it ends, if the order still wants what was left."""
+    unload: bool = True
+    """False: where there is nothing to go back to any more, it stays and serves on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +163,18 @@ class Journal:
     activated_at: datetime | None = None
     before: tuple[int, int] | None = None
     """Requests and failures of what served before the swap; None: nothing did, or nobody knows."""
+    before_s: float = 0.0
+    """Seconds that those requests took, in all."""
     revert: Revert | None = None
     judged: Judged | None = None
     floor: int | None = None
     """The lowest release counter that is still taken."""
     resumes: int = 0
     failures: tuple[Failure, ...] = ()
+    condemned: tuple[Condemned, ...] = ()
+    """The oldest first; it has a file of its own, which outlives a journal that rots."""
+    reload: str | None = None
+    """A revision whose files were replaced under the server: what is in memory may be the old."""
     known: Mapping[str, Known] = field(default_factory=dict)
 
 
@@ -149,6 +188,8 @@ class ServerFacts:
     staged: str | None = None
     requests: int = 0
     failures: int = 0
+    duration_s: float = 0.0
+    """Seconds that those requests took, in all; 0: the server does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +199,15 @@ class Facts:
     now: datetime
     complete: frozenset[str] = frozenset()
     """Revisions that are complete and verified on disk."""
+    corrupt: Mapping[str, str] = field(default_factory=dict)
+    """Revisions whose files are no longer what was verified, and what is wrong with them."""
     current: str | None = None
     previous: str | None = None
     server: ServerFacts | None = None
     """None: the server does not answer."""
     server_gone_s: float = 0.0
     policy_hash: str = ""
-    """The trust in force."""
+    """The trust in force; empty: not known yet."""
     allowed: str | None = None
     """The revision whose manifest and bundles are at hand and were allowed under the trust in
     force."""
@@ -177,8 +220,12 @@ class Step(StrEnum):
 
     REST = "Rest"
     WAIT = "Wait"
+    REJUDGE = "Rejudge"
+    """Ask today's trust about what was allowed before, from what is kept beside it."""
     VERIFY = "Verify"
     FETCH = "Fetch"
+    REPAIR = "Repair"
+    """Fetch the files of a revision again whose bytes have rotted."""
     SELF_TEST = "SelfTest"
     STAGE = "Stage"
     SWAP = "Swap"
@@ -186,6 +233,8 @@ class Step(StrEnum):
     SOAK = "Soak"
     COMMIT = "Commit"
     REVERT = "Revert"
+    STAY = "Stay"
+    """Give up a way back whose end is gone: what serves serves on."""
     GIVE_UP = "GiveUp"
     UNSTAGE = "Unstage"
     UNLOAD = "Unload"
@@ -204,11 +253,27 @@ class Action:
     message: str = ""
     until: datetime | None = None
     """Of WAIT: when to look again at the latest; None: when something changes, or soon."""
+    fresh: bool = False
+    """Of STAGE: load it although the server has a revision of that name."""
 
 
 def to_json(journal: Journal) -> bytes:
-    """Return the journal as it is written to disk."""
-    return _adapter().dump_json(journal)
+    """Return the journal as it is written to disk, without what is condemned."""
+    return _adapter().dump_json(replace(journal, condemned=()))
+
+
+def condemned_to_json(condemned: tuple[Condemned, ...]) -> bytes:
+    """Return what is condemned, as it is written to disk."""
+    return _condemned_adapter().dump_json(condemned)
+
+
+def condemned_from_json(raw: bytes) -> tuple[Condemned, ...]:
+    """Return what ``condemned_to_json`` wrote.
+
+    Raises:
+        ValueError: It is no such list.
+    """
+    return _condemned_adapter().validate_json(raw)
 
 
 def from_json(raw: bytes) -> Journal:
@@ -230,3 +295,8 @@ def from_json(raw: bytes) -> Journal:
 @functools.cache
 def _adapter() -> pydantic.TypeAdapter[Journal]:
     return pydantic.TypeAdapter(Journal)
+
+
+@functools.cache
+def _condemned_adapter() -> pydantic.TypeAdapter[tuple[Condemned, ...]]:
+    return pydantic.TypeAdapter(tuple[Condemned, ...])

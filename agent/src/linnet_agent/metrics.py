@@ -1,6 +1,7 @@
 """The agent's own metrics, in Prometheus form; the names are stable (DESIGN, section 4)."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
@@ -23,6 +24,8 @@ class StateRow:
     deployment: str
     revision: str
     state: str
+    alarm: str = ""
+    """Why a person should look at it; empty: all is well."""
 
 
 class Metrics:
@@ -40,6 +43,22 @@ class Metrics:
         self.fetched_bytes = Counter(
             "linnet_agent_fetch_bytes",
             "Bytes of model files fetched.",
+            registry=self.registry,
+        )
+        self.fetch_seconds = Counter(
+            "linnet_agent_fetch_seconds",
+            "Seconds spent fetching model files, waiting for other fetches included.",
+            registry=self.registry,
+        )
+        self.corruptions = Counter(
+            "linnet_agent_corruptions",
+            "Models on the disk that were found to be other than what was verified.",
+            registry=self.registry,
+        )
+        self._disk_faults = Counter(
+            "linnet_agent_disk_faults",
+            "Operations on the disk that failed, by the kind of fault.",
+            ["error"],
             registry=self.registry,
         )
         self._verifications = Counter(
@@ -78,6 +97,10 @@ class Metrics:
         """Count a decision."""
         self._verifications.labels("Allowed" if allowed else "Refused", reason or "None").inc()
 
+    def count_disk_fault(self, error: OSError) -> None:
+        """Count a fault of the disk, by its name, such as ENOSPC."""
+        self._disk_faults.labels(errno.errorcode.get(error.errno or 0, "unknown")).inc()
+
     def count_revert(self, reason: str) -> None:
         """Count an activation that was taken back."""
         self._reverts.labels(reason).inc()
@@ -93,6 +116,14 @@ class _States(Collector):
             "1 for the state that a model is in on this node.",
             labels=["namespace", "deployment", "revision", "state"],
         )
+        alarms = GaugeMetricFamily(
+            "linnet_agent_alarm",
+            "1 where a model serves, and a person should look at it all the same.",
+            labels=["namespace", "deployment", "reason"],
+        )
         for row in self._rows():
             family.add_metric([row.namespace, row.deployment, row.revision, row.state], 1)
+            if row.alarm:
+                alarms.add_metric([row.namespace, row.deployment, row.alarm], 1)
         yield family
+        yield alarms

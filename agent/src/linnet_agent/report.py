@@ -2,7 +2,7 @@
 
 - A status is written when it differs from what the hub holds, and only then: a settled node writes
   nothing (rule 11).
-- What comes in quick succession is told once; a fetch tells its progress every few seconds.
+- What comes in quick succession is told once; a fetch tells its progress every ten seconds.
 - What could not be told is told when the hub is back: the newest state, not its history.
 - A merge patch with nulls: what is no longer so is removed.
 """
@@ -31,11 +31,15 @@ from linnet_api.reasons import NodeReason, NodeState
 log = logging.getLogger(__name__)
 
 _COALESCE_S: Final = 0.05
-_PROGRESS_S: Final = 5.0
+_PROGRESS_S: Final = 10.0
+_PROGRESS_FIELDS: Final = frozenset(
+    {"progressBytes", "totalBytes", "progressSeconds", "progressBytesPerSecond"}
+)
 _MESSAGE_LIMIT: Final = 2000
 
 _CONDITIONS: Final = pydantic.TypeAdapter(tuple[Condition, ...])
 
+_WELL: Final = frozenset({NodeReason.ACTIVE, NodeReason.STAGED, NodeReason.ABSENT, NodeReason.NONE})
 _READY: Final = frozenset({NodeState.ACTIVE, NodeState.STAGED, NodeState.ABSENT})
 _STALLED: Final = frozenset({NodeState.FAILED, NodeState.REVERTED, NodeState.REFUSED})
 
@@ -48,6 +52,8 @@ def node_model_status(
     reason, message = journal.reason, journal.message
     if view.problem is not None:
         reason, message = view.problem.reason, view.problem.message
+    elif view.alarm is not None and reason in _WELL:
+        reason, message = view.alarm.reason, view.alarm.message
     state = journal.state
     if journal.order is None and view.problem is not None:
         state = NodeState.REFUSED
@@ -63,8 +69,10 @@ def node_model_status(
         previous=_on_node(journal, view.previous),
         on_disk=tuple(sorted(view.complete))[:32],
         verification=None if journal.judged is None else _verification(journal.judged),
-        progress_bytes=progress[0] if progress else None,
-        total_bytes=progress[1] if progress else None,
+        progress_bytes=progress.done_bytes if progress else None,
+        total_bytes=progress.total_bytes if progress else None,
+        progress_seconds=progress.seconds if progress else None,
+        progress_bytes_per_second=progress.bytes_per_second if progress else None,
         conditions=conditions.stamp(
             _conditions(state, reason, message, view, generation), before=before, now=now
         ),
@@ -77,12 +85,9 @@ def _conditions(
     word = str(reason) or str(NodeReason.WORKING)
     if view.problem is not None or state in _STALLED:
         return conditions.stalled(reason=word, message=message, generation=generation)
-    if state in _READY and reason in (
-        NodeReason.ACTIVE,
-        NodeReason.STAGED,
-        NodeReason.ABSENT,
-        NodeReason.NONE,
-    ):
+    if state is NodeState.ACTIVE and reason is NodeReason.REVOKED:
+        return conditions.stalled(reason=word, message=message, generation=generation)
+    if state in _READY and reason in _WELL:
         return conditions.settled(reason=word, message=message, generation=generation)
     return conditions.reconciling(
         reason=word, message=message or f"the node is {state}", generation=generation
@@ -229,7 +234,7 @@ class StatusReporter:
 
     def _is_mere_progress(self, key: ModelKey, patch: Object) -> bool:
         """Tell whether only the progress of a fetch is new, and was told a moment ago."""
-        if not patch.keys() <= {"progressBytes", "totalBytes"} or None in patch.values():
+        if not patch.keys() <= _PROGRESS_FIELDS or None in patch.values():
             return False
         last, now = self._progress_at.get(key), monotonic()
         if last is not None and now - last < _PROGRESS_S:

@@ -76,8 +76,13 @@ class ServerClient:
         answer = await self._ask("GET", "/control/models")
         return _read_view(answer.json())
 
-    async def stage(self, key: ModelKey, directory: Path) -> None:
+    async def stage(self, key: ModelKey, directory: Path, *, fresh: bool = False) -> None:
         """Let the server load the revision in ``directory`` (absolute) beside what it serves.
+
+        Args:
+            key: Whose revision it is.
+            directory: Where it lies.
+            fresh: Load it although it is loaded: its files were replaced by good ones.
 
         Raises:
             ActivationError: It cannot; nothing has changed.
@@ -86,7 +91,7 @@ class ServerClient:
         await self._ask(
             "PUT",
             f"{_path(key)}/staged",
-            body={"path": str(directory)},
+            body={"path": str(directory), "fresh": fresh},
             timeout_s=_LOAD_TIMEOUT_S,
         )
 
@@ -111,7 +116,7 @@ class ServerClient:
         method: str,
         path: str,
         *,
-        body: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
         timeout_s: float = _ASK_TIMEOUT_S,
     ) -> httpx.Response:
         try:
@@ -149,6 +154,7 @@ def _read_view(document: Mapping[str, Any]) -> ServerView:
         if state == "Ready":
             values["active"] = item["revision"]
             values["requests"], values["failures"] = int(item["requests"]), int(item["failures"])
+            values["duration_s"] = float(item.get("durationSeconds", 0.0))
         elif state == "Loading":
             values["loading"] = item["revision"]
     for item in document.get("staged", ()):

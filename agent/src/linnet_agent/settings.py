@@ -10,8 +10,10 @@ from typing import Annotated, Final
 
 import pydantic
 
+from linnet_agent.fetch.directory import DEFAULT_FILE_ROOTS
 from linnet_agent.fetch.references import parse_mirrors
 from linnet_api.durations import parse_duration
+from linnet_api.quantities import parse_quantity
 
 PREFIX: Final = "LINNET_AGENT_"
 MIRRORS_VARIABLE: Final = "LINNET_REGISTRY_MIRRORS"
@@ -26,6 +28,14 @@ _Address = Annotated[
 
 def _read_seconds(value: object) -> object:
     return parse_duration(value).total_seconds() if isinstance(value, str) else value
+
+
+def _read_bytes(value: object) -> object:
+    return parse_quantity(value) if isinstance(value, str) else value
+
+
+def _read_paths(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
 
 
 _Seconds = Annotated[float, pydantic.BeforeValidator(_read_seconds)]
@@ -79,9 +89,35 @@ class Settings(pydantic.BaseModel):
         default={}, description="Registry host to the address that is asked instead."
     )
 
-    registry_config: Path | None = pydantic.Field(
+    docker_config: Path | None = pydantic.Field(
         default=None,
-        description="A Docker config.json with the node's registry credentials; none: anonymous.",
+        description="A Docker config.json with the node's registry credentials; none: anonymous. "
+        "It is mounted into the agent, which may read no Secrets.",
+    )
+    file_roots: Annotated[tuple[Path, ...], pydantic.BeforeValidator(_read_paths)] = pydantic.Field(
+        default=DEFAULT_FILE_ROOTS,
+        description="Directories below which file:// sources may lie, such as a USB stick's.",
+    )
+    fetch_rate: Annotated[int, pydantic.BeforeValidator(_read_bytes)] = pydantic.Field(
+        default=0,
+        ge=0,
+        le=2**40,
+        description="Bytes a second that all fetches of this node may take together; 0: no limit.",
+    )
+    fetch_spread: _Seconds = pydantic.Field(
+        default=0.0,
+        ge=0,
+        le=86_400,
+        description="Seconds over which a fleet's nodes spread the start of a fetch, each at a "
+        "place of its own. The default is 0, because the operator's budget.maxDownloads bounds how "
+        "many nodes fetch at once: a node knows only of itself.",
+    )
+    rehash_interval: _Seconds = pydantic.Field(
+        default=86_400.0,
+        ge=1,
+        le=31_536_000,
+        description="Seconds between two looks at every byte on the disk, beside the one at each "
+        "start. A look is slow: it takes 0.4 % of a core.",
     )
 
     @property

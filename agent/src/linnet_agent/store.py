@@ -7,20 +7,22 @@
 - What a revision was allowed on (manifest and signature bundles) is kept beside it, to be judged
   again without a network.
 - Nothing that a link, a journal or an order names is evicted.
+- What cannot be read is not taken for gone: only a file that is not there, is not what it should
+  be, or lies on a bad block makes a revision incomplete. All else is a fault of the moment.
 """
 
-import base64
 import dataclasses
-import json
-from collections.abc import Callable, Iterable
+import errno
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pydantic
 from pydantic.alias_generators import to_camel
 
 from linnet_agent.durable import (
     make_directory,
+    move_directory,
     remove_directory,
     remove_file,
     swap_link,
@@ -30,14 +32,26 @@ from linnet_agent.durable import (
     write_file,
 )
 from linnet_agent.errors import NotOnnxError
-from linnet_agent.journal import Journal, from_json, to_json
-from linnet_agent.verify.manifest import Artifact, parse_manifest
+from linnet_agent.journal import (
+    Condemned,
+    Journal,
+    condemned_from_json,
+    condemned_to_json,
+    from_json,
+    to_json,
+)
+from linnet_agent.room import Lot
+from linnet_agent.verify.evidence import decode_evidence, encode_evidence
+from linnet_agent.verify.manifest import Artifact
 
 Checkpoint = Callable[[str], None]
 """Called with the name of a step that has just been done; tests kill the process in it."""
 
 CURRENT: Final = "current"
 PREVIOUS: Final = "previous"
+
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EIO})
+"""A record that fails so will not be there the next time either; EIO is a bad block."""
 
 
 def no_checkpoint(_name: str) -> None:
@@ -86,6 +100,8 @@ class Store:
         self._models = self.root / "models"
         self._store = self.root / "store"
         self._staging = self.root / "staging"
+        self.corrupt: dict[str, str] = {}
+        """Model digests whose files are not what was verified, and what is wrong with them."""
 
     def prepare(self) -> None:
         """Make the directories, and remove what a kill has left half done."""
@@ -104,8 +120,9 @@ class Store:
     def list_models(self) -> list["ModelDirectory"]:
         """Return all deployments that this node has a directory for, in order."""
         return [
-            self.model(ModelKey(path.parent.name, path.name))
-            for path in sorted(self._models.glob("*/*"))
+            self.model(ModelKey(namespace.name, path.name))
+            for namespace in _list(self._models)
+            for path in _list(namespace)
             if path.is_dir()
         ]
 
@@ -123,30 +140,56 @@ class Store:
 
     def admit(self, staged: Path, model_digest: str) -> None:
         """Move the complete, synced ``staged`` into the store; it replaces what is there."""
-        place = self.path_of(model_digest)
-        if place.exists():
-            remove_directory(place)
-            self.checkpoint("admit.replaced")
-        staged.rename(place)
+        move_directory(staged, self.path_of(model_digest))
+        self.corrupt.pop(model_digest, None)
         self.checkpoint("admit.renamed")
-        sync_directory(place.parent)
-        sync_directory(staged.parent)
 
     def evict_unused(self, *, staging: Iterable[str] = ()) -> None:
         """Remove models that no revision names, and staged files of none of ``staging``."""
         used = {
-            record.model_digest.removeprefix("sha256:")
+            name
             for model in self.list_models()
-            for record in model.read_records().values()
+            for names in model.read_model_names().values()
+            for name in names
         }
-        for path in self._store.iterdir():
+        for path in _list(self._store, hidden=True):
             if path.name not in used:
                 remove_directory(path)
                 self.checkpoint("evict.model")
         wanted = {self.staging_directory(artifact).name for artifact in staging}
-        for path in self._staging.iterdir():
+        for path in _list(self._staging, hidden=True):
             if path.name not in wanted:
                 remove_directory(path)
+
+    def list_lots(
+        self, pinned: Mapping[ModelKey, frozenset[str]], *, staging: Iterable[str]
+    ) -> list[Lot]:
+        """Return what takes room: models, and files that are being fetched.
+
+        Args:
+            pinned: The revisions of each deployment that stay; one that is not here stays whole.
+            staging: Artifacts whose staged files stay.
+        """
+        named: set[str] = set()
+        for model in self.list_models():
+            links = {model.read_current(), model.read_previous()}
+            keep = pinned.get(model.key)
+            for revision, names in model.read_model_names().items():
+                if keep is None or revision in keep or revision in links:
+                    named |= names
+        wanted = {self.staging_directory(artifact).name for artifact in staging}
+        models = [_lot(path, pinned=path.name in named) for path in _list(self._store)]
+        staged = [_lot(path, pinned=path.name in wanted) for path in _list(self._staging)]
+        return models + staged
+
+    def drop_lot(self, lot: Lot) -> None:
+        """Remove what ``list_lots`` named, and the revisions that stand for it."""
+        path = self.root / lot.name
+        if path.parent == self._store:
+            for model in self.list_models():
+                model.drop_revisions_of(path.name)
+        remove_directory(path)
+        self.checkpoint("evict.lot")
 
 
 class ModelDirectory:
@@ -157,6 +200,7 @@ class ModelDirectory:
         self.path = store.root / "models" / key.namespace / key.deployment
         self._revisions = self.path / "revisions"
         self._store = store
+        self._condemned: tuple[Condemned, ...] | None = None
 
     # --- journal
 
@@ -172,14 +216,28 @@ class ModelDirectory:
         except FileNotFoundError:
             return None
         try:
-            return from_json(raw)
+            journal = from_json(raw)
         except ValueError:
             path.replace(path.with_name("journal.json.broken"))
             raise
+        return dataclasses.replace(journal, condemned=self.read_condemned())
+
+    def read_condemned(self) -> tuple[Condemned, ...]:
+        """Return what was taken back here; nothing where the file is not there, or rotten."""
+        try:
+            self._condemned = condemned_from_json((self.path / "condemned.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            self._condemned = ()
+        return self._condemned
 
     def write_journal(self, journal: Journal) -> None:
-        """Write the journal durably."""
+        """Write the journal durably; what it condemns first."""
         make_directory(self.path)
+        if self._condemned is None:
+            self.read_condemned()
+        if journal.condemned != self._condemned:
+            write_file(self.path / "condemned.json", condemned_to_json(journal.condemned))
+            self._condemned = journal.condemned
         write_file(self.path / "journal.json", to_json(journal))
 
     # --- revisions
@@ -190,12 +248,37 @@ class ModelDirectory:
 
     def read_records(self) -> dict[str, ServingRecord]:
         """Return the revisions that are complete on disk, with their model in the store."""
-        found = {}
-        for path in self._revisions.glob("[!.]*"):
+        return {
+            revision: record
+            for revision, record in self.read_all_records().items()
+            if self._store.has(record.model_digest)
+        }
+
+    def read_all_records(self) -> dict[str, ServingRecord]:
+        """Return the revisions that have a directory, whether or not their model is there."""
+        records = (self._read_record(path) for path in _list(self._revisions))
+        return {record.revision: record for record in records if record is not None}
+
+    def read_model_names(self) -> dict[str, set[str]]:
+        """Return the names, in the store, of the models that each revision stands for.
+
+        The link says it, too, where ``serving.json`` cannot be read.
+        """
+        found: dict[str, set[str]] = {}
+        for path in _list(self._revisions):
+            names = found.setdefault(path.name, set())
             record = self._read_record(path)
-            if record is not None and self._store.has(record.model_digest):
-                found[record.revision] = record
+            if record is not None:
+                names.add(record.model_digest.removeprefix("sha256:"))
+            if (path / "model").is_symlink():
+                names.add((path / "model").readlink().name)
         return found
+
+    def drop_revisions_of(self, model: str) -> None:
+        """Remove the revisions that stand for a model of the store."""
+        for revision, names in self.read_model_names().items():
+            if model in names:
+                remove_directory(self.revision_path(revision))
 
     def add_revision(self, record: ServingRecord, artifact: Artifact) -> None:
         """Write a revision's directory; its model is in the store."""
@@ -203,7 +286,7 @@ class ModelDirectory:
         make_directory(self._revisions)
         fresh = temporary_directory(place)
         write_file(fresh / "serving.json", record.model_dump_json(by_alias=True).encode())
-        write_file(fresh / "evidence.json", _write_evidence(artifact))
+        write_file(fresh / "evidence.json", encode_evidence(artifact))
         model = self._store.path_of(record.model_digest)
         (fresh / "model").symlink_to(f"../../../../../store/{model.name}")
         sync_directory(fresh)
@@ -222,13 +305,12 @@ class ModelDirectory:
             ValueError: They cannot be read.
             AgentError: The manifest is not what it was.
         """
-        document = json.loads((self.revision_path(revision) / "evidence.json").read_bytes())
-        return _read_evidence(document)
+        return decode_evidence((self.revision_path(revision) / "evidence.json").read_bytes())
 
     def evict(self, keep: frozenset[str]) -> list[str]:
         """Remove revisions that are not in ``keep``; what a link names stays in any case."""
         keep = keep | {name for name in (self.read_current(), self.read_previous()) if name}
-        gone = [path for path in self._revisions.glob("[!.]*") if path.name not in keep]
+        gone = [path for path in _list(self._revisions) if path.name not in keep]
         for path in gone:
             remove_directory(path)
             self._store.checkpoint("evict.revision")
@@ -271,7 +353,11 @@ class ModelDirectory:
     def _read_record(self, path: Path) -> ServingRecord | None:
         try:
             record = ServingRecord.model_validate_json((path / "serving.json").read_bytes())
-        except (OSError, ValueError):
+        except ValueError:
+            return None
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
             return None
         return record if record.revision == path.name else None
 
@@ -291,21 +377,20 @@ def find_runnable(names: Iterable[str]) -> str:
     raise NotOnnxError(f"an artifact has one .onnx file at its top, or a model.onnx; found {found}")
 
 
-def _write_evidence(artifact: Artifact) -> bytes:
-    document = {
-        "source": artifact.source,
-        "artifact": artifact.digest,
-        "manifest": base64.b64encode(artifact.manifest.raw).decode(),
-        "bundles": [base64.b64encode(bundle).decode() for bundle in artifact.bundles],
-    }
-    return json.dumps(document).encode()
-
-
-def _read_evidence(document: dict[str, Any]) -> Artifact:
+def _list(directory: Path, *, hidden: bool = False) -> list[Path]:
+    """Return what lies in ``directory``, in order; nothing where there is none."""
     try:
-        raw = base64.b64decode(document["manifest"], validate=True)
-        bundles = tuple(base64.b64decode(item, validate=True) for item in document["bundles"])
-        source, digest = str(document["source"]), str(document["artifact"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not evidence: {error!r}") from error
-    return Artifact(source, parse_manifest(raw, digest=digest), bundles)
+        paths = sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    return [path for path in paths if hidden or not path.name.startswith(".")]
+
+
+def _lot(path: Path, *, pinned: bool) -> Lot:
+    files = [path, *path.rglob("*")]
+    return Lot(
+        name=f"{path.parent.name}/{path.name}",
+        size_bytes=sum(file.lstat().st_blocks * 512 for file in files),
+        used_at=path.lstat().st_mtime,
+        pinned=pinned,
+    )

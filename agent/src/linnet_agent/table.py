@@ -1,33 +1,33 @@
-"""What is next on a node, and what came of it: pure functions over the journal and the facts.
+"""What is next on a node: a pure function over what it remembers and what it can see.
 
 - ``next_action(journal, facts)`` says the next step; a shell (or a simulator) takes it and tells
-  ``begin`` and then one of ``succeed``, ``deny``, ``postpone``, ``fail`` what came of it. Nothing
-  here does anything.
+  ``outcome`` what came of it. Nothing here does anything.
 - A step that was done but not noted is seen to be done, and nothing is done twice (rule 8).
-- An order with a lower sequence than one already taken up is not taken up (rule 7).
-- A revision that failed on this node is not tried again until an order of another rollout asks for
-  it.
-- What was committed before and is on disk is a legal target; it needs no network, no self-test and
-  no second soak (rule 3).
-- The journal is never ahead of the disk: a result is noted after it is durable.
+- What was committed before, is on disk and was not revoked is a legal target; it needs no network,
+  no self-test and no second soak (rule 3).
+- When trust changes, all that serves or could be gone back to is judged again. What was revoked is
+  left for the last good one; where none is left it serves on, unless the node's own ceiling has
+  revoked it.
+- What has rotted on the disk is left for the last good copy, and fetched again; where there is
+  none, what is in memory serves on meanwhile.
+- A NodeModel that vanishes is not an order (rule 7).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from linnet_agent.journal import (
     Action,
     Facts,
-    Failure,
     Goal,
     Journal,
-    Judged,
     Known,
     Order,
     Revert,
     Runtime,
+    Standing,
     Step,
 )
 from linnet_agent.soak import soak_fault
@@ -40,7 +40,6 @@ killing the node."""
 SERVER_GRACE_S: Final = 20.0
 """So long may the server be away after a swap before the swap is blamed; a restart with a load
 takes seconds."""
-
 
 _REST: Final = Action(Step.REST)
 
@@ -60,70 +59,6 @@ RESUME: Final[Mapping[NodeState, NodeState]] = {
 }
 """Where an agent that starts goes on, by the state that its journal holds."""
 
-_COUNTED: Final = frozenset({NodeState.SELF_TESTING, NodeState.ACTIVATING, NodeState.SOAKING})
-
-
-# --- orders ---------------------------------------------------------------------------------------
-
-
-def is_stale(journal: Journal, order: Order) -> bool:
-    """Tell whether ``order`` is older than one that this node has taken up."""
-    return order.sequence < journal.observed_sequence
-
-
-def accept(journal: Journal, order: Order) -> Journal:
-    """Return the journal with ``order`` taken up; it must not be stale.
-
-    The same target again keeps its state, unless it failed and another rollout asks for it: that is
-    a new attempt.
-    """
-    assert not is_stale(journal, order), (journal.observed_sequence, order.sequence)
-    taken = replace(journal, observed_sequence=order.sequence, order=order)
-    before = journal.order
-    new_attempt = before is None or before.rollout != order.rollout
-    if order.same_target(before) and not (new_attempt and journal.state in _ENDED_BADLY):
-        # A rollout that has ended takes its baseline with it, and the floor may rise past that.
-        settled = journal.state is NodeState.ACTIVE
-        return replace(taken, floor=_raise_floor(taken)) if settled else taken
-    failures = tuple(
-        f for f in journal.failures if f.revision != order.revision or f.rollout == order.rollout
-    )
-    fresh = replace(
-        taken,
-        state=NodeState.PENDING,
-        reason=NodeReason.WORKING,
-        message="",
-        resumes=0,
-        failures=failures,
-    )
-    failed = next((f for f in failures if f.revision == order.revision), None)
-    if failed is not None and order.goal is not Goal.ABSENT:
-        return replace(
-            fresh, state=failed.state, reason=failed.reason, message=_once_more(failed.message)
-        )
-    return fresh
-
-
-def resume(journal: Journal) -> Journal:
-    """Return the journal as an agent that has just started takes it up."""
-    state = RESUME[journal.state]
-    working = journal.reason is NodeReason.WORKING  # who only waits for something does no harm
-    counted = (journal.state in _COUNTED and working) or journal.revert is not None
-    return replace(journal, state=state, resumes=journal.resumes + counted)
-
-
-def is_legal_anyway(journal: Journal, revision: str, reason: NodeReason) -> bool:
-    """Tell whether a revision may be gone back to although today's trust says ``reason``.
-
-    What this node has committed to and still has is always a legal target (rule 3): neither a
-    floor that rose nor a key that was rotated may strand it on a candidate that is bad. What was
-    revoked by name is not.
-    """
-    return _is_home(journal, revision) and reason is not NodeReason.REVOKED
-
-
-# --- what is next ---------------------------------------------------------------------------------
-
 
 def next_action(journal: Journal, facts: Facts) -> Action:
     """Return the next step; REST where the node is where its order wants it, or can get no further.
@@ -131,30 +66,10 @@ def next_action(journal: Journal, facts: Facts) -> Action:
     The same journal and facts give the same step. A step that has been taken shows in the facts, so
     that repeating the question moves on.
     """
-    if journal.revert is not None:
-        return _go_back(journal, journal.revert, facts)
-    order = journal.order
-    if order is None or (facts.vanished and not _is_midway(journal, order, facts)):
-        return _mend(journal, facts)
-    if order.goal is Goal.ABSENT:
-        return _leave(journal, facts)
-    assert order.revision is not None, order
-    if journal.state in (NodeState.FAILED, NodeState.REVERTED):
-        return _mend(journal, facts)
-    if journal.state is NodeState.REFUSED and not _trust_has_changed(journal, facts):
-        return _mend(journal, facts)
-    if journal.resumes > MAX_RESUMES and not _is_home(journal, order.revision):
-        return Action(
-            Step.GIVE_UP,
-            order.revision,
-            reason=NodeReason.LOOP_BREAKER,
-            message=f"the agent was ended {journal.resumes} times while it activated this revision",
-        )
-    return _prepare(journal, order.revision, facts) or (
-        _rest_staged(journal, facts)
-        if order.goal is Goal.STAGED
-        else _activate(journal, order, order.revision, facts)
-    )
+    action = _rejudge(journal, facts) or _advance(journal, facts)
+    if action.step is Step.REST:
+        return _repair(journal, facts) or action
+    return action
 
 
 def keep_revisions(journal: Journal, facts: Facts) -> frozenset[str]:
@@ -172,15 +87,161 @@ def keep_revisions(journal: Journal, facts: Facts) -> frozenset[str]:
     return frozenset(revision for revision in kept if revision is not None)
 
 
+def is_home(journal: Journal, revision: str) -> bool:
+    """Tell whether the revision was committed here, so that it may be gone back to (rule 3).
+
+    Only what is still on the disk counts: what was evicted and is fetched again is new.
+    """
+    known = journal.known.get(revision)
+    return known is not None and known.committed
+
+
+def is_legal_anyway(journal: Journal, revision: str, standing: Standing) -> bool:
+    """Tell whether a revision may be gone back to whatever else today's trust says of it.
+
+    What this node has committed to and still has is always a legal target (rule 3): neither a
+    floor that rose nor a key that was rotated may strand it on a candidate that is bad. What was
+    revoked is not.
+    """
+    return is_home(journal, revision) and standing is Standing.GOOD
+
+
+def way_back(journal: Journal, facts: Facts, *, leaving: str | None) -> str | None:
+    """Return where to go back to: committed last, else the baseline, else the one before."""
+    baseline = journal.order.baseline if journal.order is not None else None
+    for revision in (journal.committed, baseline, facts.previous):
+        if revision is None or revision == leaving or revision not in facts.complete:
+            continue
+        known = journal.known.get(revision)
+        if known is not None and known.committed and known.standing is Standing.GOOD:
+            return revision
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What a person should know although the node serves."""
+
+    reason: NodeReason
+    message: str
+
+
+def alarm(
+    journal: Journal, *, current: str | None, complete: frozenset[str], corrupt: Mapping[str, str]
+) -> Alarm | None:
+    """Return what is wrong with what serves, or with what stands behind it."""
+    if current is None:
+        return None
+    standing, why = _standing(journal, current)
+    if standing is not Standing.GOOD:
+        kept = "the policy lets it serve on" if standing is Standing.KEPT else "it serves on"
+        none_left = "" if standing is Standing.KEPT else ", and no other is left on this node"
+        return Alarm(
+            NodeReason.REVOKED,
+            f"what serves was revoked{none_left}: {kept}; name another model in the deployment. "
+            f"{why}",
+        )
+    rotten = current if current not in complete else next(iter(sorted(corrupt)), None)
+    if rotten is None:
+        return None
+    what = "what serves" if rotten == current else f"revision {rotten}, which this node keeps,"
+    fault = corrupt.get(rotten, "it cannot be read")
+    return Alarm(
+        NodeReason.CORRUPT,
+        f"{what} is not on the disk as it was verified: {fault}; it is fetched again, and what is "
+        "in memory serves on",
+    )
+
+
+# --- trust and disk, before anything else ---------------------------------------------------------
+
+
+def _rejudge(journal: Journal, facts: Facts) -> Action | None:
+    """Return the question to ask of today's trust, where it is another than yesterday's."""
+    if not facts.policy_hash:
+        return None
+    for revision in sorted(facts.complete & journal.known.keys()):
+        known = journal.known[revision]
+        matters = known.committed or revision == facts.current
+        if matters and known.policy_hash != facts.policy_hash:
+            return Action(Step.REJUDGE, revision)
+    return None
+
+
+def _leave_bad(journal: Journal, facts: Facts) -> Action | None:
+    """Return the way back from what may not serve, or whose files are gone."""
+    current = facts.current
+    if current is None:
+        return None
+    standing, why = _standing(journal, current)
+    to = way_back(journal, facts, leaving=current)
+    if standing is Standing.FORBIDDEN or (standing is Standing.REVOKED and to is not None):
+        return Action(Step.REVERT, current, reason=NodeReason.REVOKED, message=why)
+    if current not in facts.complete and to is not None:
+        fault = facts.corrupt.get(current, "it cannot be read")
+        message = f"its files are not what was verified, and are fetched again: {fault}"
+        return Action(Step.REVERT, current, reason=NodeReason.CORRUPT, message=message)
+    return None
+
+
+def _repair(journal: Journal, facts: Facts) -> Action | None:
+    """Return the repair of what must stay on disk and has rotted; where nothing else is to do."""
+    kept = keep_revisions(journal, facts)
+    for revision in sorted(facts.corrupt.keys() & kept & journal.known.keys()):
+        if revision == facts.current or _standing(journal, revision)[0] is Standing.GOOD:
+            return Action(Step.REPAIR, revision)
+    return None
+
+
+def _standing(journal: Journal, revision: str) -> tuple[Standing, str]:
+    known = journal.known.get(revision)
+    return (Standing.GOOD, "") if known is None else (known.standing, known.why)
+
+
+# --- the order ------------------------------------------------------------------------------------
+
+
+def _advance(journal: Journal, facts: Facts) -> Action:
+    if journal.revert is not None:
+        return _go_back(journal, journal.revert, facts)
+    order = journal.order
+    leaving = order is not None and order.goal is Goal.ABSENT and not facts.vanished
+    if not leaving and (away := _leave_bad(journal, facts)) is not None:
+        return away
+    if order is None or (facts.vanished and not _is_midway(journal, order, facts)):
+        return _mend(journal, facts)
+    if order.goal is Goal.ABSENT:
+        return _leave(journal, facts)
+    assert order.revision is not None, order
+    if journal.state in (NodeState.FAILED, NodeState.REVERTED):
+        return _mend(journal, facts)
+    if journal.state is NodeState.REFUSED and not _trust_has_changed(journal, facts):
+        return _mend(journal, facts)
+    if journal.resumes > MAX_RESUMES and not is_home(journal, order.revision):
+        return Action(
+            Step.GIVE_UP,
+            order.revision,
+            reason=NodeReason.LOOP_BREAKER,
+            message=f"the agent was ended {journal.resumes} times while it activated this revision",
+        )
+    return _prepare(journal, order.revision, facts) or (
+        _rest_staged(journal, facts)
+        if order.goal is Goal.STAGED
+        else _activate(journal, order, order.revision, facts)
+    )
+
+
 def _prepare(journal: Journal, revision: str, facts: Facts) -> Action | None:
     """Return the step that is missing until the revision is on disk, allowed and tested."""
     known = journal.known.get(revision)
+    if known is not None and revision in facts.corrupt and known.standing is Standing.GOOD:
+        return Action(Step.REPAIR, revision)
     if known is None or revision not in facts.complete:
         step = Step.FETCH if facts.allowed == revision else Step.VERIFY
         return Action(step, revision)
     if facts.current == revision:
         return None
-    if known.policy_hash != facts.policy_hash:
+    if known.policy_hash != facts.policy_hash or known.standing is not Standing.GOOD:
         return Action(Step.VERIFY, revision)  # from what is kept beside it: no network
     return None if known.tested else Action(Step.SELF_TEST, revision)
 
@@ -235,9 +296,9 @@ def _soak(journal: Journal, order: Order, revision: str, facts: Facts) -> Action
         if journal.reason is NodeReason.ACTIVE:
             return _mend(journal, facts)
         return Action(Step.SETTLE, state=NodeState.ACTIVE, reason=NodeReason.ACTIVE)
-    if _is_home(journal, revision):
+    if is_home(journal, revision):
         return Action(Step.COMMIT, revision)
-    if journal.state is not NodeState.SOAKING or not _soaks_since(journal, revision, facts.now):
+    if journal.state is not NodeState.SOAKING or not soaks_since(journal, revision, facts.now):
         return Action(Step.SOAK, revision)
     if (fault := soak_fault(journal, facts)) is not None:
         return Action(Step.REVERT, revision, reason=NodeReason.SOAK_FAILED, message=fault)
@@ -248,7 +309,7 @@ def _soak(journal: Journal, order: Order, revision: str, facts: Facts) -> Action
     return Action(Step.WAIT, revision, until=until)
 
 
-def _soaks_since(journal: Journal, revision: str, now: datetime) -> bool:
+def soaks_since(journal: Journal, revision: str, now: datetime) -> bool:
     """Tell whether the soak has begun; not where it begins in the future: a clock was set."""
     return (
         journal.activated == revision
@@ -257,13 +318,18 @@ def _soaks_since(journal: Journal, revision: str, now: datetime) -> bool:
     )
 
 
+# --- the way back, the way out, and peace ---------------------------------------------------------
+
+
 def _go_back(journal: Journal, revert: Revert, facts: Facts) -> Action:
     """Return the next step back. A server that is gone does not hold it up: the link decides."""
-    end = Action(
-        Step.SETTLE, state=NodeState.REVERTED, reason=revert.reason, message=revert.message
-    )
+    end = Action(Step.SETTLE, state=revert.state, reason=revert.reason, message=revert.message)
     server, to = facts.server, revert.to
-    if to is None or to not in facts.complete:
+    if to is None or to not in facts.complete or _standing(journal, to)[0] is not Standing.GOOD:
+        to = way_back(journal, facts, leaving=revert.of)
+    if to is None:
+        if not revert.unload:
+            return Action(Step.STAY, facts.current)
         return end if _is_unloaded(facts) else Action(Step.UNLOAD)
     files_only = _runtime(journal, to) == "Files"
     if facts.current != to:
@@ -292,6 +358,8 @@ def _mend(journal: Journal, facts: Facts) -> Action:
     server, current = facts.server, facts.current
     if server is None or current is None or _runtime(journal, current) == "Files":
         return _REST
+    if server.active == current and journal.reload == current and current in facts.complete:
+        return Action(Step.FLIP if server.staged == current else Step.STAGE, current, fresh=True)
     if server.active == current:
         return Action(Step.UNSTAGE) if server.staged not in (None, current) else _REST
     if server.loading == current:
@@ -311,252 +379,10 @@ def _is_midway(journal: Journal, order: Order, facts: Facts) -> bool:
     return facts.current is not None and facts.current == order.revision != journal.committed
 
 
-def _is_home(journal: Journal, revision: str) -> bool:
-    """Tell whether the revision was committed here, so that it may be gone back to (rule 3).
-
-    Only what is still on the disk counts: what was evicted and is fetched again is new.
-    """
-    known = journal.known.get(revision)
-    return known is not None and known.committed
-
-
 def _trust_has_changed(journal: Journal, facts: Facts) -> bool:
     return journal.judged is None or journal.judged.policy_hash != facts.policy_hash
 
 
 def _runtime(journal: Journal, revision: str) -> Runtime:
-    known = journal.known.get(revision)
+    known: Known | None = journal.known.get(revision)
     return "Linnet" if known is None else known.runtime
-
-
-# --- what came of it ------------------------------------------------------------------------------
-
-_STATE_OF: Final[Mapping[Step, NodeState]] = {
-    Step.VERIFY: NodeState.VERIFYING,
-    Step.FETCH: NodeState.FETCHING,
-    Step.SELF_TEST: NodeState.SELF_TESTING,
-    Step.STAGE: NodeState.ACTIVATING,
-    Step.SWAP: NodeState.ACTIVATING,
-    Step.FLIP: NodeState.ACTIVATING,
-}
-
-_ENDED_BADLY: Final = frozenset({NodeState.FAILED, NodeState.REVERTED, NodeState.REFUSED})
-
-
-def begin(journal: Journal, action: Action) -> Journal:
-    """Return the journal to be written before ``action`` is taken; unchanged where the state is."""
-    state = _STATE_OF.get(action.step)
-    if state is None or journal.revert is not None or journal.state in _ENDED_BADLY:
-        return journal
-    order = journal.order
-    if order is None or action.revision != order.revision or state is journal.state:
-        return journal
-    return replace(journal, state=state, reason=NodeReason.WORKING, message="")
-
-
-def succeed(
-    journal: Journal,
-    action: Action,
-    facts: Facts,
-    *,
-    judged: Judged | None = None,
-    known: Known | None = None,
-) -> Journal:
-    """Return the journal after ``action`` was done and is durable.
-
-    Args:
-        journal: As ``begin`` returned it.
-        action: What was done.
-        facts: As they were when it was decided.
-        judged: Of VERIFY: the decision, allowed.
-        known: Of FETCH: what is on disk now.
-    """
-    revision = action.revision
-    match action.step:
-        case Step.VERIFY:
-            assert judged is not None
-            assert judged.allowed, judged
-            return _allow(journal, judged)
-        case Step.FETCH:
-            assert revision is not None
-            assert known is not None
-            return replace(journal, known={**journal.known, revision: known})
-        case Step.SELF_TEST:
-            assert revision is not None
-            return _update_known(journal, revision, tested=True)
-        case Step.SWAP if journal.revert is None:
-            server = facts.server
-            served = server is not None and server.active is not None
-            before = (server.requests, server.failures) if server is not None and served else None
-            return replace(journal, before=before)
-        case Step.SOAK:
-            return _start_soak(journal, revision, facts)
-        case Step.COMMIT:
-            assert revision is not None
-            return _commit(journal, revision, facts)
-        case Step.REVERT | Step.GIVE_UP:
-            return fail(journal, action, facts, reason=action.reason, message=action.message)
-        case Step.SETTLE:
-            return _settle(journal, action, facts)
-        case _:
-            return journal
-
-
-def deny(journal: Journal, judged: Judged, facts: Facts) -> Journal:
-    """Return the journal after the node's trust has refused; what is current stays."""
-    assert not judged.allowed, judged
-    return replace(
-        _forget_incomplete(journal, facts),
-        state=NodeState.REFUSED,
-        reason=judged.reason,
-        message=judged.message,
-        judged=judged,
-        resumes=0,
-    )
-
-
-def postpone(journal: Journal, *, reason: NodeReason, message: str) -> Journal:
-    """Return the journal while a step waits for something outside; the state stays.
-
-    The first sentence stands while the reason does: a retry that fails alike is not news (rule 11).
-    """
-    if journal.reason is reason or journal.state in _ENDED_BADLY:
-        return journal
-    return replace(journal, reason=reason, message=message)
-
-
-def recover(journal: Journal) -> Journal:
-    """Return the journal after what it waited for is there again."""
-    settled = journal.state.settled or journal.revert is not None
-    if settled or journal.reason is NodeReason.WORKING:
-        return journal
-    return replace(journal, reason=NodeReason.WORKING, message="")
-
-
-def fail(
-    journal: Journal, action: Action, facts: Facts, *, reason: NodeReason, message: str
-) -> Journal:
-    """Return the journal after ``action`` failed for good: the way back begins, or it is Failed."""
-    order = journal.order
-    at_home = order is None or journal.revert is not None or action.revision != order.revision
-    if at_home or (action.revision is not None and journal.committed == action.revision):
-        # What was good cannot be loaded now: there is nothing better to go back to, so it is tried
-        # again.
-        return postpone(journal, reason=reason, message=message)
-    assert order is not None
-    if facts.current is not None and facts.current == order.revision:
-        noted = _note_failure(journal, NodeState.REVERTED, reason, message)
-        to = _way_back(journal, order, facts)
-        way = Revert(of=facts.current, to=to, reason=reason, message=message)
-        return replace(noted, revert=way, reason=reason, message=message)
-    noted = _note_failure(journal, NodeState.FAILED, reason, message)
-    return replace(noted, state=NodeState.FAILED, reason=reason, message=message, resumes=0)
-
-
-def _allow(journal: Journal, judged: Judged) -> Journal:
-    judged_now = replace(journal, judged=judged)
-    if journal.state is NodeState.REFUSED:
-        judged_now = replace(
-            judged_now, state=NodeState.VERIFYING, reason=NodeReason.WORKING, message=""
-        )
-    if judged.revision in journal.known:
-        return _update_known(judged_now, judged.revision, policy_hash=judged.policy_hash)
-    return judged_now
-
-
-def _start_soak(journal: Journal, revision: str | None, facts: Facts) -> Journal:
-    assert revision is not None
-    resumed = _soaks_since(journal, revision, facts.now)
-    return replace(
-        journal,
-        state=NodeState.SOAKING,
-        reason=NodeReason.WORKING,
-        message="",
-        activated=revision,
-        activated_at=journal.activated_at if resumed else facts.now,
-    )
-
-
-def _commit(journal: Journal, revision: str, facts: Facts) -> Journal:
-    kept = journal.activated == revision and journal.activated_at is not None
-    committed = replace(
-        _update_known(_forget_incomplete(journal, facts), revision, committed=True, tested=True),
-        state=NodeState.ACTIVE,
-        reason=NodeReason.ACTIVE,
-        message="",
-        committed=revision,
-        activated=revision,
-        activated_at=journal.activated_at if kept else facts.now,
-        resumes=0,
-    )
-    return replace(committed, floor=_raise_floor(committed))
-
-
-def _raise_floor(journal: Journal) -> int | None:
-    """Return the floor: it rises only past the oldest of what is current and what is baseline."""
-    baseline = journal.order.baseline if journal.order is not None else None
-    held = [r for r in (journal.committed, baseline) if r is not None and r in journal.known]
-    counters = [journal.known[r].counter for r in held]
-    if not counters or any(counter is None for counter in counters):
-        return journal.floor
-    lowest = min(counter for counter in counters if counter is not None)
-    return lowest if journal.floor is None else max(journal.floor, lowest)
-
-
-def _settle(journal: Journal, action: Action, facts: Facts) -> Journal:
-    assert action.state is not None, action
-    settled = replace(
-        journal, state=action.state, reason=action.reason, message=action.message, resumes=0
-    )
-    if action.state is NodeState.ABSENT:
-        return replace(settled, committed=None, activated=None, activated_at=None, before=None)
-    if journal.revert is None:
-        return settled
-    back = journal.revert.to
-    reverted = replace(
-        settled,
-        revert=None,
-        committed=back,
-        activated=back,
-        activated_at=None if back is None else facts.now,
-        before=None,
-    )
-    if journal.order is not None and journal.order.revision == journal.revert.of:
-        return reverted
-    # Another order came in meanwhile: now it has its turn.
-    return replace(reverted, state=NodeState.PENDING, reason=NodeReason.WORKING, message="")
-
-
-def _note_failure(journal: Journal, state: NodeState, reason: NodeReason, message: str) -> Journal:
-    order = journal.order
-    assert order is not None
-    assert order.revision is not None
-    failure = Failure(order.revision, order.rollout, state, reason, message)
-    others = tuple(f for f in journal.failures if f.revision != order.revision)
-    return replace(journal, failures=(*others, failure)[-16:])
-
-
-def _way_back(journal: Journal, order: Order, facts: Facts) -> str | None:
-    """Return where to go back to: committed last, else the baseline, else the one before."""
-    for revision in (journal.committed, order.baseline, facts.previous):
-        known = journal.known.get(revision) if revision is not None else None
-        if known is None or revision == order.revision or revision not in facts.complete:
-            continue
-        if known.committed:
-            return revision
-    return None
-
-
-def _update_known(journal: Journal, revision: str, **changes: object) -> Journal:
-    known = replace(journal.known[revision], **changes)  # type: ignore[arg-type]  # named at each call
-    return replace(journal, known={**journal.known, revision: known})
-
-
-def _forget_incomplete(journal: Journal, facts: Facts) -> Journal:
-    known = {r: k for r, k in journal.known.items() if r in facts.complete}
-    return replace(journal, known=known)
-
-
-def _once_more(message: str) -> str:
-    suffix = " (not tried again in this rollout)"
-    return message if message.endswith(suffix) else message + suffix

@@ -57,6 +57,7 @@ class LoadedRevision:
         self.load_s = 0.0
         self.requests = 0
         self.failures = 0
+        self.duration_s = 0.0
         self.head: Final = {
             "model_name": record.serving_name,
             "model_version": record.revision,
@@ -97,6 +98,7 @@ class LoadedRevision:
         if outcome is not Outcome.REJECTED:
             self.requests += 1
             self.failures += outcome is Outcome.FAILURE
+            self.duration_s += took_s
 
     def metadata(self) -> dict[str, Any]:
         """Return the model as the protocol describes it."""
@@ -219,8 +221,16 @@ class Catalog:
         self._booting = False
         log.info("server.booted", extra={"models": len(self._deployments), "ready": self.ready})
 
-    async def stage(self, key: DeploymentKey, root: Path, directory: Path) -> LoadedRevision:
+    async def stage(
+        self, key: DeploymentKey, root: Path, directory: Path, *, fresh: bool = False
+    ) -> LoadedRevision:
         """Load the revision in ``directory`` beside the active one; twice is once.
+
+        Args:
+            key: Whose revision it is.
+            root: The node's directory.
+            directory: The revision's, below it.
+            fresh: Load it although it is loaded: its files were replaced by good ones.
 
         Raises:
             ControlError: It cannot be loaded, or its name belongs to another deployment. Nothing
@@ -230,7 +240,7 @@ class Catalog:
         deployment = self._deployments.setdefault(key, Deployment(key))
         async with deployment.lock:
             for loaded in (deployment.active, deployment.staged):
-                if loaded is not None and loaded.record == files.record:
+                if loaded is not None and loaded.record == files.record and not fresh:
                     return loaded
             self._check_names(deployment, files.record)
             staged = await self._load(files)
@@ -346,6 +356,7 @@ class Catalog:
         fresh.metrics = self._metrics.bind(fresh.record)
         fresh.answers = deployment.answers
         fresh.requests = fresh.failures = 0
+        fresh.duration_s = 0.0
         for name in fresh.record.names:
             self._routes[name] = deployment
         if old is not None:
@@ -417,6 +428,7 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
             "state": "Ready",
             "requests": active.requests,
             "failures": active.failures,
+            "durationSeconds": round(active.duration_s, 6),
         }
     state: dict[str, Any] = {"state": "Loading", "requests": 0, "failures": 0}
     if deployment.failure:

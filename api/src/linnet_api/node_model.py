@@ -59,7 +59,7 @@ class Desired(ApiModel):
     variants: Annotated[
         tuple[Annotated[str, Field(max_length=63)], ...],
         Field(
-            description="Variants in order of preference; not chosen from yet.",
+            description="Variants in order of preference; the node takes the first that it can run.",
             max_length=16,
             json_schema_extra=ATOMIC,
         ),
@@ -216,6 +216,18 @@ class NodeModelStatus(ApiModel):
     ] = None
     total_bytes: Annotated[
         int | None, Field(description="Bytes to fetch in all, while Fetching.", ge=0, le=2**53)
+    ] = None
+    progress_seconds: Annotated[
+        int | None,
+        Field(
+            description="Seconds that the fetch has taken since it began or went on, while Fetching.",
+            ge=0,
+            le=2**53,
+        ),
+    ] = None
+    progress_bytes_per_second: Annotated[
+        int | None,
+        Field(description="Its rate on average over these seconds.", ge=0, le=2**53),
     ] = None
     conditions: Annotated[
         tuple[Condition, ...],

@@ -6,6 +6,7 @@ from linnet_agent.activate import Problem, WorkerView
 from linnet_agent.journal import Goal, Journal, Judged, Known, Order
 from linnet_agent.model_host import in_steps
 from linnet_agent.report import merge_patch, node_model_status
+from linnet_agent.steps import Progress
 from linnet_api.model_host import Capacity
 from linnet_api.node_model import NodeModelStatus
 from linnet_api.reasons import NodeReason, NodeState
@@ -106,10 +107,11 @@ def test_the_verification_of_the_newest_order_is_told_with_its_facts():
 
 
 def test_progress_is_told_while_fetching_only():
-    fetching = status(view(NodeState.FETCHING, NodeReason.WORKING, progress=(5, 10)))
-    testing = status(view(NodeState.SELF_TESTING, NodeReason.WORKING, progress=(5, 10)))
+    fetching = status(view(NodeState.FETCHING, NodeReason.WORKING, progress=Progress(5, 10, 3, 2)))
+    testing = status(view(NodeState.SELF_TESTING, NodeReason.WORKING, progress=Progress(5, 10, 3, 2)))
 
     assert (fetching.progress_bytes, fetching.total_bytes) == (5, 10)
+    assert (fetching.progress_seconds, fetching.progress_bytes_per_second) == (3, 2)
     assert testing.progress_bytes is None
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linnet_agent import table
+from linnet_agent import outcome, table
 from linnet_agent.journal import (
     Action,
     Facts,
@@ -18,6 +18,7 @@ from linnet_agent.journal import (
     Known,
     Order,
     ServerFacts,
+    Standing,
     Step,
     from_json,
     to_json,
@@ -48,6 +49,8 @@ class Node:
         self.disk = Journal()
         self.journal = self.disk
         self.complete = set()
+        self.corrupt = {}
+        self.revoked = {}
         self.current = self.previous = None
         self.active = self.staged = None
         self.server_up = True
@@ -61,6 +64,7 @@ class Node:
         self.vanished = False
         self.counters = {}
         self.steps = []
+        self.reloads = 0
         self.cut_after = None
 
     # --- the world
@@ -69,7 +73,8 @@ class Node:
         server = ServerFacts(self.active, None, self.staged, self.requests, self.failures)
         return Facts(
             now=self.now,
-            complete=frozenset(self.complete),
+            complete=frozenset(self.complete) - self.corrupt.keys(),
+            corrupt=dict(self.corrupt),
             current=self.current,
             previous=self.previous,
             server=server if self.server_up else None,
@@ -80,14 +85,14 @@ class Node:
         )
 
     def give(self, wanted):
-        self.write(table.accept(self.journal, wanted))
+        self.write(outcome.accept(self.journal, wanted))
 
     def cut_power(self):
         """Lose what is in memory; the agent starts again, and the server from what is current."""
         self.at_hand = None
         self.restart_server()
         self.journal = self.disk
-        self.write(table.resume(self.disk))
+        self.write(outcome.resume(self.disk))
 
     def restart_server(self):
         self.active, self.staged = self.current, None
@@ -114,18 +119,21 @@ class Node:
         if action.step in (Step.REST, Step.WAIT):
             return action
         self.steps.append((action.step, action.revision))
-        begun = table.begin(self.journal, action)
+        begun = outcome.begin(self.journal, action)
         if begun != self.journal:
             self.write(begun)
         if action.step in self.away:
             self.write(
-                table.postpone(
-                    self.journal, reason=NodeReason.REGISTRY_UNAVAILABLE, message="no answer"
+                outcome.postpone(
+                    self.journal,
+                    action,
+                    reason=NodeReason.REGISTRY_UNAVAILABLE,
+                    message="no answer",
                 )
             )
             return Action(Step.WAIT)
         if (reason := self.broken.get((action.step, action.revision))) is not None:
-            after = table.fail(self.journal, action, facts, reason=reason, message="broken")
+            after = outcome.fail(self.journal, action, facts, reason=reason, message="broken")
             stuck = after.state is self.journal.state and after.revert == self.journal.revert
             self.write(after)
             return Action(Step.WAIT) if stuck else action
@@ -153,11 +161,27 @@ class Node:
     # --- the steps
 
     def _do_nothing(self, action, facts):
-        return table.succeed(self.journal, action, facts)
+        return outcome.succeed(self.journal, action, facts)
+
+    def _do_rejudge(self, action, _facts):
+        standing = self.revoked.get(action.revision, Standing.GOOD)
+        bad = standing is not Standing.GOOD
+        judged = Judged(
+            revision=action.revision,
+            allowed=not bad,
+            reason=NodeReason.REVOKED if bad else NodeReason.NONE,
+            message="revoked" if bad else "",
+            policy_hash=self.trust,
+            at=self.now,
+        )
+        return outcome.rejudge(self.journal, judged, standing=standing, why=judged.message)
 
     def _do_verify(self, action, facts):
         reason = self.refuses.get(action.revision)
-        if reason is not None and table.is_legal_anyway(self.journal, action.revision, reason):
+        standing = self.revoked.get(action.revision, Standing.GOOD)
+        if standing is not Standing.GOOD:
+            reason = NodeReason.REVOKED
+        if reason is not None and table.is_legal_anyway(self.journal, action.revision, standing):
             reason = None
         judged = Judged(
             revision=action.revision,
@@ -169,9 +193,9 @@ class Node:
             counter=self.counters.get(action.revision),
         )
         if reason is not None:
-            return table.deny(self.journal, judged, facts)
+            return outcome.deny(self.journal, judged, facts)
         self.at_hand = (action.revision, self.trust)
-        return table.succeed(self.journal, action, facts, judged=judged)
+        return outcome.succeed(self.journal, action, facts, judged=judged)
 
     def _do_fetch(self, action, facts):
         self.tick()
@@ -182,12 +206,20 @@ class Node:
             policy_hash=self.trust,
             counter=self.counters.get(action.revision),
         )
-        return table.succeed(self.journal, action, facts, known=known)
+        return outcome.succeed(self.journal, action, facts, known=known)
+
+    def _do_repair(self, action, facts):
+        self.tick()
+        del self.corrupt[action.revision]
+        return outcome.succeed(self.journal, action, facts)
 
     def _do_stage(self, action, facts):
         self.tick()
+        assert action.revision not in self.corrupt
+        if action.fresh:
+            self.reloads += 1
         self.staged = action.revision
-        return table.succeed(self.journal, action, facts)
+        return outcome.succeed(self.journal, action, facts)
 
     def _do_swap(self, action, facts):
         self.tick()
@@ -195,18 +227,18 @@ class Node:
             self.previous = self.current
             self.tick()
         self.current = action.revision
-        return table.succeed(self.journal, action, facts)
+        return outcome.succeed(self.journal, action, facts)
 
     def _do_flip(self, action, facts):
         self.tick()
         assert self.staged == action.revision
         self.active, self.staged = action.revision, None
         self.requests = self.failures = 0
-        return table.succeed(self.journal, action, facts)
+        return outcome.succeed(self.journal, action, facts)
 
     def _do_unstage(self, action, facts):
         self.staged = None
-        return table.succeed(self.journal, action, facts)
+        return outcome.succeed(self.journal, action, facts)
 
     def _do_unload(self, action, facts):
         self.tick()
@@ -214,7 +246,7 @@ class Node:
         self.tick()
         if self.server_up:
             self.active = self.staged = None
-        return table.succeed(self.journal, action, facts)
+        return outcome.succeed(self.journal, action, facts)
 
     def evict(self):
         self.complete &= table.keep_revisions(self.journal, self.facts())
@@ -315,7 +347,7 @@ def test_rule_3_a_rollback_is_legal_below_the_floor_and_needs_no_network(baselin
 def test_a_rollback_to_what_was_revoked_by_name_is_refused_and_what_serves_serves_on():
     node = active_node("r1")
     node.run_through(order("r2", sequence=2, baseline="r1"))
-    node.trust, node.refuses = "t2", {"r1": NodeReason.REVOKED}
+    node.trust, node.revoked = "t2", {"r1": Standing.REVOKED}
 
     node.run_through(order("r1", sequence=3))
 
@@ -361,7 +393,7 @@ def test_a_staged_revision_is_activated_without_another_fetch():
 def test_a_staged_revision_is_judged_again_where_trust_has_changed_since():
     node = Node()
     node.run_through(order(goal=Goal.STAGED))
-    node.trust, node.refuses = "t2", {"r1": NodeReason.REVOKED}
+    node.trust, node.revoked = "t2", {"r1": Standing.REVOKED}
 
     node.run_through(order(sequence=2))
 
@@ -401,8 +433,8 @@ def test_files_need_no_server():
 def test_rule_7_a_lower_sequence_is_stale_and_an_equal_one_is_not():
     node = active_node("r1")
 
-    assert table.is_stale(node.journal, order("r2", sequence=0))
-    assert not table.is_stale(node.journal, order("r2", sequence=1))
+    assert outcome.is_stale(node.journal, order("r2", sequence=0))
+    assert not outcome.is_stale(node.journal, order("r2", sequence=1))
 
 
 def test_rule_7_a_node_model_that_vanishes_is_not_an_order():
@@ -675,7 +707,7 @@ def test_to_be_started_again_while_it_waits_for_the_server_is_not_held_against_a
         node.journal, state=NodeState.ACTIVATING, reason=NodeReason.SERVER_UNAVAILABLE
     )
 
-    assert table.resume(node.journal).resumes == 0
+    assert outcome.resume(node.journal).resumes == 0
 
 
 # --- the server
