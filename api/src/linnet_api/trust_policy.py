@@ -340,8 +340,8 @@ class Revoked(ApiModel):
         Literal["Revert", "KeepServing"],
         Field(
             description="What a revoked model that is active does. Revert (default): back to the last good one; where none is "
-            "left it serves on and alarms, unless the node's own ceiling revokes it: then it is taken out of service. "
-            "KeepServing: it serves on and alarms."
+            "left it serves on and alarms. KeepServing: it serves on and alarms. What the node's own ceiling revokes is "
+            "taken out of service, whatever stands here."
         ),
     ] = "Revert"
 

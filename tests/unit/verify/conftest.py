@@ -81,14 +81,14 @@ class Workshop:
             extra="forbid",
         )
 
-    def judge(self, artifact, *policies, ceiling=None, floor=None, model="factory/digits"):
+    def judge(self, artifact, *policies, ceiling=None, floor=None, model="factory/digits", **more):
         return verify_artifact(
             artifact,
             expected_model=model,
             policies={f"p{index}": policy for index, policy in enumerate(policies)},
             ceiling=None if ceiling is None else Ceiling(tuple(ceiling)),
             floor=floor,
-            now=NOON,
+            **({"now": NOON} | more),
         )
 
 

@@ -213,8 +213,6 @@ def _trust(
 def _verify(subject: _Subject, trust: _Trust) -> Verified:
     refusals: list[Decision] = []
     refuse = _Refuser(refusals, policy_hash(trust.policies, trust.limits, trust.roots))
-    if not subject.bundles:
-        refuse(NodeReason.UNSIGNED, "there is no signature bundle")
     signed, unproved = check_signatures(
         subject.bundles[:MAX_BUNDLES],
         keys=list({key.key_id: key for key in trust.keys.values()}.values()),
@@ -254,6 +252,9 @@ def _verify(subject: _Subject, trust: _Trust) -> Verified:
             refusals.append(decision)
     if allowed:
         return min(allowed, key=_preference)
+    if not refusals:
+        what = "signature of a model, only a grant" if subject.bundles else "signature bundle"
+        refuse(NodeReason.UNSIGNED, f"there is no {what}")
     if not any(_covers(spec, subject) for spec in trust.policies.values()):
         message = (
             f"none of {len(trust.policies)} policies covers {subject.expected_model!r} from "

@@ -10,7 +10,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, Protocol
 
@@ -46,7 +46,7 @@ class IdentitySigner:
     """Name of the trusted root under which it was verified."""
     certificate: str
     """Hex sha256 of the DER certificate."""
-    claims: Mapping[str, str]
+    claims: Mapping[str, str] = field(hash=False)
     """What the issuer said besides; Fulcio's extensions by their documented names."""
 
 
