@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 model, push = contract.model, contract.push
 
 
-@pytest.fixture(params=["tags", "referrers"])
+@pytest.fixture(params=["tags", "referrers", "referrers-filtered-in-pages"])
 def registry_url(registry, request):
-    registry.referrers_api = request.param == "referrers"
+    registry.referrers_api = request.param != "tags"
+    if registry.referrers_api and request.param != "referrers":
+        registry.filters, registry.page_size = True, 1
     return registry.url

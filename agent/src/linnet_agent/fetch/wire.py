@@ -227,6 +227,7 @@ class Exchange:
                 msg = f"{self.origin.host} leads to what is no address"
                 raise SourceNotFoundError(msg) from error
             response = connection.getresponse()
+            wire.in_head = False
         answer = Answer(self, response)
         try:
             return receive(answer)
@@ -271,14 +272,16 @@ class Wire:
         self.socket = connected
         self.idle_since = 0.0
         self.peer_is_loopback = is_loopback(connected.getpeername()[0])
+        self.in_head = True
         self._limits = limits
         self._waited_s = 0.0
         self._came_bytes = 0
         connected.settimeout(limits.silence_s)
 
     def begin(self) -> None:
-        """Begin to measure anew."""
-        self._waited_s, self._came_bytes = 0.0, 0
+        """Begin an exchange: what comes next is a head, which must not end half-way."""
+        self.in_head = True
+        self._measure_anew()
 
     def is_quiet(self) -> bool:
         """Return true where nothing came while the connection was idle: no end, no stray byte."""
@@ -300,12 +303,17 @@ class Wire:
         count = self.socket.recv_into(buffer)
         self._waited_s += time.monotonic() - start
         self._came_bytes += count
+        if self.in_head and count == 0:
+            raise TransientError("the connection ended before an answer")
         if self._waited_s >= self._limits.window_s:
             if self._came_bytes < self._waited_s * self._limits.min_bytes_per_s:
                 msg = f"only {self._came_bytes} bytes came in {self._waited_s:.0f} s"
                 raise TransientError(msg)
-            self.begin()
+            self._measure_anew()
         return count
+
+    def _measure_anew(self) -> None:
+        self._waited_s, self._came_bytes = 0.0, 0
 
     # What http.client calls
 
