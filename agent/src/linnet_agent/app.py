@@ -28,6 +28,7 @@ from linnet_agent.fetch.https import HttpsClient
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.fetch.sources import Sources
 from linnet_agent.fetch.throttle import Throttle
+from linnet_agent.fetch.variants import read_capabilities
 from linnet_agent.heartbeat import Heartbeat
 from linnet_agent.hub import Hub, Object, TokenFile
 from linnet_agent.metrics import Metrics, StateRow
@@ -134,6 +135,7 @@ class Agent:
             trust=self._trust,
             monitor=self._monitor,
             sources=self._sources,
+            capabilities=read_capabilities(),
             metrics=self.metrics,
             clock=clock,
             jitter=jitter,

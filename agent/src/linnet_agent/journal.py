@@ -42,6 +42,8 @@ class Order:
     number: int = 0
     source: str = ""
     artifact: str = ""
+    variants: tuple[str, ...] = ()
+    """In order of preference; empty: any."""
     serving_name: str = ""
     runtime: Runtime = "Linnet"
     threads: int = 1

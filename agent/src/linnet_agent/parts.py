@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from linnet_agent.fetch.sources import Sources
+from linnet_agent.fetch.variants import Capabilities
 from linnet_agent.metrics import Metrics
 from linnet_agent.monitor import ServerMonitor
 from linnet_agent.store import ModelKey, Store
@@ -35,6 +36,7 @@ class Parts:
     trust: TrustStore
     monitor: ServerMonitor
     sources: Sources
+    capabilities: Capabilities
     metrics: Metrics
     clock: Clock
     jitter: Jitter

@@ -27,6 +27,7 @@ from linnet_agent.errors import (
     TrustError,
 )
 from linnet_agent.fetch.throttle import start_delay
+from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Standing, Step
 from linnet_agent.parts import Parts
 from linnet_agent.room import choose_evictions, say_no_room
@@ -204,8 +205,13 @@ class Steps:
         if order.revision in facts.complete:
             with contextlib.suppress(OSError, ValueError, AgentError):
                 return self._directory.read_evidence(order.revision)
+        accepts = VariantChoice(
+            wanted=order.variants,
+            capabilities=self._parts.capabilities,
+            any_runtime=order.runtime == "Files",
+        )
         return await self.unless_preempted(
-            self._parts.sources.fetch_artifact(order.source, order.artifact)
+            self._parts.sources.fetch_artifact(order.source, order.artifact, accepts=accepts)
         )
 
     async def _judge_or_pardon(
@@ -385,6 +391,7 @@ class Steps:
             runtime=order.runtime,
             threads=order.threads,
             instances=order.instances,
+            variant=artifact.variant,
             file=names[0] if order.runtime == "Files" else find_runnable(names),
         )
 

@@ -251,6 +251,7 @@ def order_of(spec: NodeModelSpec) -> Order:
         number=desired.number,
         source=desired.source or "",
         artifact=desired.artifact or "",
+        variants=desired.variants,
         serving_name=serving.name or spec.deployment,
         runtime=serving.runtime,
         threads=serving.threads,

@@ -101,9 +101,11 @@ class ModelDeploymentSpec(ApiModel):
     source: Annotated[
         str,
         Field(
-            description="Where the model lies: oci://registry/path:tag, oci://registry/path@sha256:..., https://... or "
-            "file:///... A tag is resolved once, when the revision is cut; a tag that moves later changes nothing. Agents of "
-            "this version fetch oci:// alone: with another scheme the deployment is InvalidSpec.",
+            description="Where the model lies: oci://registry/path:tag, oci://registry/path@sha256:..., a directory "
+            "https://host/path of a web server, or file:///path on each node, such as a USB stick's, below what its agent "
+            "allows (--file-roots); a stick that is not in is waited for. A tag is resolved once, when the revision is cut; a "
+            "tag that moves later changes nothing. What lies on a web server or in a directory must stay there under its "
+            "path while a rollout may need it: use a new path for each version.",
             pattern=r"^(oci|https|file)://[^\s]+$",
             min_length=8,
             max_length=512,
@@ -135,9 +137,11 @@ class ModelDeploymentSpec(ApiModel):
     variants: Annotated[
         tuple[Variant, ...],
         Field(
-            description="Variants in order of preference, such as onnx-int8, onnx. Empty: whatever the artifact has. Not "
-            "chosen from yet: an artifact has one variant, and an OCI index of several is UnsupportedArtifact; another list "
-            "makes another revision all the same.",
+            description="Variants in order of preference, such as onnx-int8, onnx. Each node takes the first that the artifact "
+            "has and the node can run: an OCI index names its variants by the annotation linnet.dev/variant and by platform; an "
+            "artifact that is no index is one variant, onnx where its annotation does not say. A node that can run none of "
+            "them says WrongVariant, and is not waited for. Empty: any variant, in the index's order. Another list makes "
+            "another revision.",
             max_length=16,
             json_schema_extra=ATOMIC,
         ),

@@ -331,12 +331,6 @@ def _parse_deployment(body: Body) -> DeploymentFacts:
             pinned_digest(spec.source, spec.digest)
         except SourceMalformedError as error:
             spec = Invalid(f"spec.source: {error}. {error.remedy}")
-        else:
-            if not spec.source.startswith("oci://"):
-                spec = Invalid(
-                    f"spec.source: {spec.source!r}: agents of this version fetch oci:// alone; "
-                    "push the model into a registry with: linnet push"
-                )
     return DeploymentFacts(
         spec=spec,
         status=_model(ModelDeploymentStatus, body.get("status")),

@@ -4,17 +4,24 @@ Rules:
 - A digest that people wrote (``@sha256:`` or ``spec.digest``) is taken as it is; two that differ
   are an error.
 - No tag is no source: "latest" says nothing.
+- A web server and a directory cannot say which bytes are meant: ``spec.digest`` must. Whether they
+  hold them is for the node to see; nothing is asked from here.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final, Self
+from urllib.parse import unquote
 
 from linnet_api.fields import DIGEST_PATTERN
 from linnet_operator.errors import SourceMalformedError
 
 _NAME: Final = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIRECTORY: Final = re.compile(
+    r"(https://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?|file://)"
+    r"(?P<path>(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)+)/?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ def pinned_digest(source: str, digest: str | None) -> str | None:
         SourceMalformedError: Source and ``spec.digest`` name two digests, or it is no source.
     """
     if not source.startswith("oci://"):
+        _require_directory(source)
         if digest is None:
             raise SourceMalformedError(
                 f"{source!r} needs spec.digest: nothing else says which bytes are meant"
@@ -80,3 +88,13 @@ def pinned_digest(source: str, digest: str | None) -> str | None:
             f"the source names {named}, spec.digest names {digest}; keep one of them"
         )
     return digest or named
+
+
+def _require_directory(source: str) -> None:
+    found = _DIRECTORY.fullmatch(source)
+    parts = unquote(found["path"]).split("/")[1:] if found else [".."]
+    if any(part in {"", ".", ".."} or not part.isprintable() for part in parts):
+        raise SourceMalformedError(
+            f"{source!r} names no directory; write https://host/path or file:///path, without "
+            "user, query and fragment"
+        )

@@ -268,3 +268,11 @@ def test_what_a_revision_may_take_is_in_its_order():
 
     assert (order.memory_bytes, order.latency_s) == (512 << 20, 0.05)
     assert read_wanted(node_model()).order.memory_bytes is None
+
+
+def test_the_order_of_variants_is_in_an_order():
+    item = node_model()
+    item["spec"]["desired"]["variants"] = ["onnx-int8", "onnx"]
+
+    assert read_wanted(item).order.variants == ("onnx-int8", "onnx")
+    assert read_wanted(node_model()).order.variants == ()

@@ -147,7 +147,8 @@ def test_a_spec_that_cannot_be_read_is_kept_as_a_sentence(cache):
         pytest.param("oci://r.io/a@sha256:12", None, id="a short digest"),
         pytest.param("oci://r.io/a", None, id="no tag"),
         pytest.param(f"oci://r.io/a@{DIGEST}", f"sha256:{'b' * 64}", id="two digests"),
-        pytest.param("https://r.io/a.onnx", DIGEST, id="a scheme that no agent fetches yet"),
+        pytest.param("https://r.io/a", None, id="a web server without a digest"),
+        pytest.param("https://r.io/a?token=x", DIGEST, id="a web server with a query"),
     ],
 )
 def test_a_source_that_is_none_makes_the_spec_invalid(cache, source, digest):

@@ -50,7 +50,9 @@ def test_what_is_no_source_is_refused(source):
         pytest.param("oci://r.io/a:1", DIGEST, DIGEST, id="spec.digest pins it"),
         pytest.param(f"oci://r.io/a@{DIGEST}", None, DIGEST, id="the source pins itself"),
         pytest.param(f"oci://r.io/a@{DIGEST}", DIGEST, DIGEST, id="both agree"),
-        pytest.param("https://x/m.onnx", DIGEST, DIGEST, id="https needs spec.digest"),
+        pytest.param("https://x/models/m-1.0", DIGEST, DIGEST, id="a web server"),
+        pytest.param("https://[fd00::1]:8443/m/", DIGEST, DIGEST, id="a web server's address"),
+        pytest.param("file:///media/usb/my%20stick", DIGEST, DIGEST, id="a stick"),
     ],
 )
 def test_a_written_digest_needs_no_registry(source, digest, pinned):
@@ -60,3 +62,36 @@ def test_a_written_digest_needs_no_registry(source, digest, pinned):
 def test_two_digests_are_one_too_many():
     with pytest.raises(SourceMalformedError, match="keep one"):
         pinned_digest(f"oci://r.io/a@{DIGEST}", OTHER)
+
+
+@pytest.mark.parametrize("source", ["https://x/m", "file:///media/usb/m"])
+def test_a_directory_needs_a_digest(source):
+    with pytest.raises(SourceMalformedError, match=r"spec\.digest"):
+        pinned_digest(source, None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://x",
+        "https://x/",
+        "https:///m",
+        "https://user:secret@x/m",
+        "https://x/m?token=1",
+        "https://x/m#1",
+        "https://x/../m",
+        "https://x/%2e%2e/m",
+        "https://x/a//b",
+        "https://x/a%2f%2fb",
+        "http://x/m",
+        "file://host/m",
+        "file:///",
+        "file:///a/../b",
+        "file:///a%00b",
+        "file:///a b",
+        "ftp://x/m",
+    ],
+)
+def test_what_is_no_directory_is_refused(source):
+    with pytest.raises(SourceMalformedError, match="directory"):
+        pinned_digest(source, DIGEST)

@@ -111,21 +111,23 @@ def _guess(deployment: DeploymentView, stable: RevisionRef) -> RevisionView | No
     name = revision_of(artifact=stable.digest, variants=variants, serving=serving)
     if name != stable.revision:
         return None
-    repository = _repository(deployment.spec.source)
     return RevisionView(
         revision=name,
         number=stable.number,
         artifact=stable.digest,
-        sources=(f"{repository}@{stable.digest}",),
+        sources=(_pinned_to(deployment.spec.source, stable.digest),),
         variants=variants,
         serving=serving,
     )
 
 
-def _repository(source: str) -> str:
+def _pinned_to(source: str, digest: str) -> str:
+    """Return where ``digest`` lies, if it ever lay at ``source``: only a registry keeps the old."""
+    if not source.startswith("oci://"):
+        return source
     path = source.partition("@")[0]
     head, slash, last = path.rpartition("/")
-    return f"{head}{slash}{last.partition(':')[0]}"
+    return f"{head}{slash}{last.partition(':')[0]}@{digest}"
 
 
 def ref(revision: RevisionView) -> RevisionRef:
@@ -148,7 +150,9 @@ def title(revision: RevisionRef, revisions: Sequence[RevisionView]) -> str:
     """Return how people know the revision: its hash, and name and tag of its source."""
     for known in revisions:
         if known.revision == revision.revision:
-            name = known.sources[-1].rpartition("/")[2].partition("@")[0].replace(":", " ")
+            name = (
+                known.sources[-1].rstrip("/").rpartition("/")[2].partition("@")[0].replace(":", " ")
+            )
             return f"{revision.revision} ({name})" if name else revision.revision
     return revision.revision
 
