@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from linnet_agent.verify.file_signatures import parse_file_bundle
-from linnet_agent.verify.keyless import _Question, _verdict
-from linnet_agent.verify.keyless_child import answer
+from linnet_testbed.keyless import HereVerifier
 
 _NEAR = Path(__file__).parents[3] / "shared" / "conformance"
 DATA = Path(os.environ.get("LINNET_CONFORMANCE_DATA", str(_NEAR))) / "sigstore" / "bundle-verify"  # noqa: TID251 - a switch for where data lie
@@ -37,19 +35,6 @@ _ISSUER = "https://token.actions.githubusercontent.com"
 pytestmark = pytest.mark.skipif(
     not DATA.is_dir(), reason="no conformance data: set LINNET_CONFORMANCE_DATA"
 )
-
-
-class InProcess:
-    """What the child does, without the child: half a second less for each case."""
-
-    def __init__(self, roots, *, now):
-        self.roots, self.now = roots, now
-
-    def verify_file(self, bundle, *, sha256):
-        question = _Question(bundle, sha256, parse_file_bundle(bundle).payload_sha256)
-        return _verdict(
-            question, answer(bundle, roots=self.roots, now=self.now, artifact_sha256=sha256)
-        )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +67,7 @@ def _told(path, otherwise):
 @pytest.mark.parametrize("by_digest", [False, True], ids=["path", "digest"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_case_of_the_suite(client, case, by_digest):
-    code = client.main(_arguments(case, by_digest=by_digest), verifier=InProcess)
+    code = client.main(_arguments(case, by_digest=by_digest), verifier=HereVerifier)
 
     wanted = 1 if case.endswith("_fail") or case in NOT_PASSED else 0
     assert code == wanted
@@ -95,8 +80,8 @@ def test_a_case_is_not_passed_by_accident(client):
     wrong["issuer"][wrong["issuer"].index(_ISSUER)] = "https://elsewhere"
     wrong["file"][-1] = f"sha256:{'0' * 64}"
 
-    assert client.main(arguments, verifier=InProcess) == 0
-    assert {what: client.main(line, verifier=InProcess) for what, line in wrong.items()} == {
+    assert client.main(arguments, verifier=HereVerifier) == 0
+    assert {what: client.main(line, verifier=HereVerifier) for what, line in wrong.items()} == {
         "identity": 1,
         "issuer": 1,
         "file": 1,

@@ -16,7 +16,6 @@ from linnet_agent.verify.envelope import STATEMENT_TYPE, parse_object
 from linnet_agent.verify.strict_json import as_list, as_object
 
 PREDICATE_TYPE: Final = "https://sigstore.dev/cosign/sign/v1"
-_OLD_STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v0.1"
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,7 +35,7 @@ def parse_cosign_statement(payload: bytes) -> CosignStatement:
         MalformedBundleError: It is not about exactly one sha256 digest.
     """
     document = parse_object(payload, what="the statement")
-    if document.get("_type") not in {STATEMENT_TYPE, _OLD_STATEMENT_TYPE}:
+    if document.get("_type") != STATEMENT_TYPE:
         msg = f"the statement's _type is {str(document.get('_type'))[:80]!r}"
         raise MalformedBundleError(msg)
     if document.get("predicateType") != PREDICATE_TYPE:

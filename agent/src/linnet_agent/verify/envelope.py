@@ -10,6 +10,7 @@ Source: sigstore protobuf-specs, `sigstore_bundle.proto`; DSSE protocol v1.0; OM
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -44,6 +45,11 @@ class Bundle:
     """Which key it says it is signed with; only with ``Method.KEY``."""
     logged: bool
     """It carries entries of a transparency log."""
+
+    @property
+    def payload_sha256(self) -> str:
+        """Return the hex sha256 of the statement."""
+        return hashlib.sha256(self.payload).hexdigest()
 
 
 def signing_bytes(payload: bytes) -> bytes:

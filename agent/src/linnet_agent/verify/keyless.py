@@ -9,7 +9,6 @@
 
 import base64
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -102,7 +101,9 @@ class ChildVerifier(KeylessVerifier, FileVerifier):
             lines, ending = self._run(sent, deadline=deadline)
             started = bool(lines) and isinstance(lines[0].get("layers"), list)
             for question, line in zip(sent, lines[1:] if started else (), strict=False):
-                verdicts[waiting.pop(0)] = _verdict(question, line)
+                verdicts[waiting.pop(0)] = read_verdict(
+                    line, payload_sha256=question.payload_sha256
+                )
             if not started or time.monotonic() > deadline:
                 rest = _unavailable(ending)
                 return [rest if verdict is None else verdict for verdict in verdicts]
@@ -195,12 +196,35 @@ class ChildVerifier(KeylessVerifier, FileVerifier):
         return lines, "it has answered"
 
 
+def read_verdict(answer: Mapping[str, Any], *, payload_sha256: str | None) -> KeylessVerdict:
+    """Read what the child answers; it is ours, but it has looked at foreign bytes.
+
+    Args:
+        answer: As ``keyless_child.answer`` makes it.
+        payload_sha256: Hex, of the statement that it must be about; None: of a bare signature.
+    """
+    try:
+        if "proofs" not in answer:
+            return Unproved(NodeReason(answer["reason"]), str(answer["message"]))
+        proofs = answer["proofs"]
+        if any(proof["payloadSha256"] != payload_sha256 for proof in proofs):
+            return _unavailable("it answered about another payload")
+        if "key" in proofs[0]:
+            return Logged(
+                str(proofs[0]["key"]),
+                datetime.fromisoformat(proofs[0]["signedAt"]),
+                int(proofs[0]["logIndex"]),
+            )
+        return Identified(tuple(_proof(proof) for proof in proofs))
+    except (KeyError, TypeError, ValueError, IndexError):
+        return _unavailable("its answer has another form")
+
+
 def _question(raw: bytes) -> _Question | Unproved:
     try:
-        payload = parse_bundle(raw).payload
+        return _Question(raw, payload_sha256=parse_bundle(raw).payload_sha256)
     except MalformedBundleError as error:
         return Unproved(NodeReason.MALFORMED_BUNDLE, str(error))
-    return _Question(raw, payload_sha256=hashlib.sha256(payload).hexdigest())
 
 
 def _fitting(questions: Sequence[_Question]) -> list[_Question]:
@@ -220,25 +244,6 @@ def _how_it_ended(returncode: int, errors: bytes) -> str:
 def _unavailable(ending: str) -> Unproved:
     message = f"the verifier of keyless bundles did not answer: {ending}"
     return Unproved(NodeReason.KEYLESS_UNAVAILABLE, message)
-
-
-def _verdict(question: _Question, answer: Mapping[str, Any]) -> KeylessVerdict:
-    """Read an answer; the child is ours, but it has looked at foreign bytes."""
-    try:
-        if "proofs" not in answer:
-            return Unproved(NodeReason(answer["reason"]), str(answer["message"]))
-        proofs = answer["proofs"]
-        if any(proof["payloadSha256"] != question.payload_sha256 for proof in proofs):
-            return _unavailable("it answered about another payload")
-        if "key" in proofs[0]:
-            return Logged(
-                str(proofs[0]["key"]),
-                datetime.fromisoformat(proofs[0]["signedAt"]),
-                int(proofs[0]["logIndex"]),
-            )
-        return Identified(tuple(_proof(proof) for proof in proofs))
-    except (KeyError, TypeError, ValueError, IndexError):
-        return _unavailable("its answer has another form")
 
 
 def _proof(document: Mapping[str, Any]) -> Proof:
