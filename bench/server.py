@@ -116,8 +116,11 @@ def wait_listening(process, port):
             socket.create_connection(("127.0.0.1", port)).close()
         except ConnectionRefusedError:
             time.sleep(0.02)
-        else:
-            return
+            continue
+        try:
+            return run(load(port, "/v2/models/m/infer", clients=1, seconds=0))
+        except RuntimeError:  # it loads
+            time.sleep(0.02)
     raise RuntimeError(f"{process.args} ended with {process.returncode}")
 
 

@@ -17,14 +17,12 @@ import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Protocol
 
-import uvicorn
-
-from linnet_server.asgi import App
 from linnet_server.catalog import Catalog
-from linnet_server.control import ControlApp
+from linnet_server.control import BODY_LIMIT_BYTES, ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
+from linnet_server.http1 import HttpListener
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 from linnet_server.records import unverified_revision
@@ -35,8 +33,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEEP_ALIVE_S: Final = 75
-"""Longer than the pools of common clients: who closes first, loses a request now and then."""
+
+class Listener(Protocol):
+    """An address where requests come in."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new requests; those under way have ``grace_s`` seconds to end."""
 
 
 class StartError(Exception):
@@ -78,78 +83,36 @@ async def _run(
         drain_s=settings.drain_s,
     )
     plane = DataPlane(catalog, deadline_s=settings.deadline_s, new_id=number_ids(uuid.uuid4().hex))
-    public = PublicApp(
-        plane,
-        metrics,
-        max_body_bytes=settings.max_body_bytes,
-        stopping=stopping,
-    )
-    listeners = [_Listener(public, http_socket, stopping, settings.drain_s)]
+    public = PublicApp(plane, metrics, stopping=stopping)
+    listeners: list[Listener] = [
+        HttpListener(public.respond, http_socket, max_body_bytes=settings.max_body_bytes)
+    ]
     if control_socket is not None:
         control = ControlApp(catalog, settings.root.resolve())
-        listeners.append(_Listener(control, control_socket, stopping, settings.drain_s))
+        listeners.append(
+            HttpListener(control.respond, control_socket, max_body_bytes=BODY_LIMIT_BYTES)
+        )
     ports = [http_socket.getsockname()[1]]
-    grpc_listener = None
     if settings.grpc is not None:
         grpc_listener = _bind_grpc(plane, settings.grpc, settings.max_body_bytes, stopping)
+        listeners.append(grpc_listener)
         ports.append(grpc_listener.port)
     async with asyncio.TaskGroup() as tasks:
         for listener in listeners:
-            tasks.create_task(listener.serve([listener.socket]))
-        for listener in listeners:
-            await listener.listening.wait()
-        if grpc_listener is not None:
-            await grpc_listener.start()
+            await listener.start()
         if settings.port_file is not None:
             _write_ports(settings.port_file, ports)
         log.info("server.listening", extra={"ports": ports, "pid": os.getpid()})
         boot = tasks.create_task(_boot(catalog, settings))
         await stopping.wait()
         boot.cancel()
-        if grpc_listener is not None:
-            await grpc_listener.stop(settings.drain_s)
+        await asyncio.gather(*(listener.stop(settings.drain_s) for listener in listeners))
     await catalog.close()
 
 
 async def _boot(catalog: Catalog, settings: Settings) -> None:
     bare = [unverified_revision(name, path) for name, path in sorted(settings.model.items())]
     await catalog.boot(None if settings.standalone else settings.root.resolve(), bare)
-
-
-class _Listener(uvicorn.Server):
-    """One listener of several in a process: signals are not its business, and it does not poll."""
-
-    def __init__(
-        self, app: App, sock: socket.socket, stopping: asyncio.Event, drain_s: float
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                date_header=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(drain_s)),
-            )
-        )
-        self.socket = sock
-        self.listening = asyncio.Event()
-        self._stopping = stopping
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the process's signals alone."""
-        yield
-
-    async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own wakes up ten times a second to look."""
-        self.listening.set()
-        await self._stopping.wait()
-        self.should_exit = True
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -2,14 +2,16 @@
 
 - Read to its end before a revision is picked; picked once, held to the end.
 - A duration counts from the last byte of the request to the rendered answer.
+- A run that is known to be short is done at once; what comes back is then the answer itself, and
+  else something to await.
 - An error that a revision has caused, or was asked for, names it: failures are traceable too.
 """
 
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from linnet_server.catalog import Catalog, LoadedRevision
 from linnet_server.errors import ClientError, ServerError
@@ -33,7 +35,7 @@ class DataPlane:
         self._deadline_s = deadline_s
         self._new_id = new_id
 
-    async def infer(
+    def infer(
         self,
         name: str,
         version: str | None,
@@ -41,8 +43,8 @@ class DataPlane:
         parse: Parse,
         render: Render[T],
         deadline_s: float | None = None,
-    ) -> T:
-        """Return the rendered answer of the revision that serves ``name`` now.
+    ) -> T | Awaitable[T]:
+        """Return the rendered answer of the revision that serves ``name`` now, or what will be it.
 
         Args:
             name: The model as the client calls it.
@@ -54,39 +56,71 @@ class DataPlane:
         Raises:
             ServerError: Why there is no answer; ``asked`` names the revision, where one was picked.
         """
-        started_at = time.perf_counter()
-        loaded = self.catalog.pick(name, version)
-        loaded.hold()
-        outcome: Outcome | None = Outcome.FAILURE
+        call = _Call(self.catalog.pick(name, version), self._new_id, render)
         try:
-            request = parse(loaded.session.signature)
-            arrays = await loaded.lane.run(
-                request.feeds,
-                request.wanted.names,
-                elements=request.elements,
-                deadline_s=(
-                    self._deadline_s if deadline_s is None else min(deadline_s, self._deadline_s)
-                ),
+            request = parse(call.loaded.session.signature)
+            arrays = call.loaded.lane.run_now(
+                request.feeds, request.wanted.names, elements=request.elements
             )
-            request_id = request.id or self._new_id()
-            answer = render(loaded, request_id, request, arrays)
-            label_at = request.wanted.label_at
-            loaded.answers.remember(
-                request_id, loaded.metrics, None if label_at is None else arrays[label_at]
-            )
-            outcome = Outcome.SUCCESS
-        except ServerError as error:
-            outcome = Outcome.REJECTED if isinstance(error, ClientError) else Outcome.FAILURE
-            error.asked = loaded.headers
+            if arrays is not None:
+                return call.succeed(request, arrays)
+        except BaseException as error:
+            call.fail(error)
             raise
-        except asyncio.CancelledError:
-            outcome = None  # the server stops or the client is gone: nobody gets an answer
-            raise
-        finally:
-            if outcome is not None:
-                loaded.count(outcome, time.perf_counter() - started_at)
-            loaded.release()
+        limit_s = self._deadline_s if deadline_s is None else min(deadline_s, self._deadline_s)
+        return _infer_in_thread(call, request, limit_s)
+
+
+async def _infer_in_thread(call: "_Call[T]", request: InferRequest, deadline_s: float) -> T:
+    try:
+        arrays = await call.loaded.lane.run(
+            request.feeds, request.wanted.names, elements=request.elements, deadline_s=deadline_s
+        )
+        return call.succeed(request, arrays)
+    except BaseException as error:
+        call.fail(error)
+        raise
+
+
+class _Call(Generic[T]):
+    """One request that holds a revision, from the pick to the count."""
+
+    __slots__ = ("_new_id", "_render", "_started_at", "loaded")
+
+    def __init__(
+        self, loaded: LoadedRevision, new_id: Callable[[], str], render: Render[T]
+    ) -> None:
+        self._started_at = time.perf_counter()
+        self._new_id = new_id
+        self._render = render
+        self.loaded = loaded
+        loaded.hold()
+
+    def succeed(self, request: InferRequest, arrays: list[Array]) -> T:
+        """Render, remember and count the answer."""
+        loaded = self.loaded
+        request_id = request.id or self._new_id()
+        answer = self._render(loaded, request_id, request, arrays)
+        label_at = request.wanted.label_at
+        loaded.answers.remember(
+            request_id, loaded.metrics, None if label_at is None else arrays[label_at]
+        )
+        self._end(Outcome.SUCCESS)
         return answer
+
+    def fail(self, error: BaseException) -> None:
+        """Count the failure by whose fault it is."""
+        if isinstance(error, ServerError):
+            error.asked = self.loaded.headers
+        if isinstance(error, asyncio.CancelledError):
+            self.loaded.release()  # the server stops or the client is gone: nobody gets an answer
+        else:
+            rejected = isinstance(error, ClientError)
+            self._end(Outcome.REJECTED if rejected else Outcome.FAILURE)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.loaded.count(outcome, time.perf_counter() - self._started_at)
+        self.loaded.release()
 
 
 def number_ids(prefix: str) -> Callable[[], str]:

@@ -79,41 +79,16 @@ class Lane:
         if warm_up is not None:
             self._learn(warm_up.elements, warm_up.best_s)
 
-    async def run(
-        self,
-        feeds: Mapping[str, Array],
-        names: Sequence[str],
-        *,
-        elements: int,
-        deadline_s: float,
-    ) -> list[Array]:
-        """Return the outputs ``names`` for ``feeds``.
-
-        Args:
-            feeds: One array for each input.
-            names: The wanted outputs.
-            elements: How many elements ``feeds`` hold: the measure of the work.
-            deadline_s: Seconds from now until the answer is of no use.
+    def run_now(
+        self, feeds: Mapping[str, Array], names: Sequence[str], *, elements: int
+    ) -> list[Array] | None:
+        """Return the outputs ``names`` for ``feeds``; None where that would hold up the loop.
 
         Raises:
             ModelFailedError: The runtime raised.
-            OverloadedError: The queue is full.
-            DeadlineExceededError: It took too long.
         """
-        if elements <= self._inline_elements:
-            outputs = self._run_inline(feeds, names, elements)
-            if outputs is not None:
-                return outputs
-        return await self._run_in_thread(feeds, names, elements, deadline_s)
-
-    def close(self) -> None:
-        """Start no more threads; what runs ends by itself."""
-        self._threads.shutdown(wait=False)
-
-    def _run_inline(
-        self, feeds: Mapping[str, Array], names: Sequence[str], elements: int
-    ) -> list[Array] | None:
-        """Return the outputs; None where the watchdog has stopped the run."""
+        if elements > self._inline_elements:
+            return None
         options = ort.RunOptions()
         started_at = time.perf_counter()
         _WATCHDOG.running = options
@@ -129,13 +104,27 @@ class Lane:
             self._learn(elements, time.perf_counter() - started_at)
         return outputs
 
-    async def _run_in_thread(
+    async def run(
         self,
         feeds: Mapping[str, Array],
         names: Sequence[str],
+        *,
         elements: int,
         deadline_s: float,
     ) -> list[Array]:
+        """Return the outputs ``names`` for ``feeds``, out of a thread.
+
+        Args:
+            feeds: One array for each input.
+            names: The wanted outputs.
+            elements: How many elements ``feeds`` hold: the measure of the work.
+            deadline_s: Seconds from now until the answer is of no use.
+
+        Raises:
+            ModelFailedError: The runtime raised.
+            OverloadedError: The queue is full.
+            DeadlineExceededError: It took too long.
+        """
         if self._taken >= self._places:
             raise OverloadedError(f"{self._taken} requests run or wait already")
         options = ort.RunOptions()
@@ -151,11 +140,15 @@ class Lane:
             async with asyncio.timeout(deadline_s):
                 outputs, took_s = await asyncio.wrap_future(job)
         except TimeoutError as exc:
-            raise DeadlineExceededError(f"no answer within {deadline_s} s") from exc
+            raise DeadlineExceededError(f"no answer within {deadline_s:.3g} s") from exc
         finally:
             self._leave(job, options)
         self._learn(elements, took_s)
         return outputs
+
+    def close(self) -> None:
+        """Start no more threads; what runs ends by itself."""
+        self._threads.shutdown(wait=False)
 
     def _leave(
         self, job: concurrent.futures.Future[tuple[list[Array], float]], options: object

@@ -13,7 +13,6 @@ def configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):

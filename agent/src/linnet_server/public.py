@@ -11,22 +11,9 @@ A version is a revision or its number.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, Final
 
-from linnet_server.asgi import (
-    JSON,
-    ClientGone,
-    Receive,
-    Response,
-    Scope,
-    Send,
-    error_response,
-    find_header,
-    json_response,
-    read_body,
-    send_response,
-    unexpected_response,
-)
 from linnet_server.catalog import LoadedRevision
 from linnet_server.dataplane import DataPlane
 from linnet_server.errors import (
@@ -35,6 +22,15 @@ from linnet_server.errors import (
     NotFoundError,
     NotReadyError,
     ServerError,
+)
+from linnet_server.http1 import (
+    JSON,
+    Request,
+    Response,
+    error_response,
+    json_response,
+    read_length,
+    unexpected_response,
 )
 from linnet_server.metrics import CONTENT_TYPE, Metrics
 from linnet_server.protocol import (
@@ -54,49 +50,36 @@ _METRICS: Final = (b"content-type", CONTENT_TYPE.encode())
 
 
 class PublicApp:
-    """The ASGI application of the HTTP address."""
+    """Answers what comes in at the HTTP address."""
 
-    def __init__(
-        self,
-        plane: DataPlane,
-        metrics: Metrics,
-        *,
-        max_body_bytes: int,
-        stopping: asyncio.Event,
-    ) -> None:
+    def __init__(self, plane: DataPlane, metrics: Metrics, *, stopping: asyncio.Event) -> None:
         self._plane = plane
         self._catalog = plane.catalog
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
         self._stopping = stopping
         self._server = server_metadata()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        assert scope["type"] == "http", scope["type"]
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer one request, at once where that is possible."""
         try:
-            response = await self._respond(scope, receive)
-        except ClientGone:
-            return
-        except ServerError as error:
-            response = error_response(error)
+            answer = self._respond(request)
         except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
-            response = unexpected_response(scope["path"], error)
-        await send_response(send, response)
+            return _explain(request, error)
+        return answer if isinstance(answer, Response) else _explain_later(request, answer)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        match scope["path"].split("/")[1:]:
+    def _respond(self, request: Request) -> Response | Awaitable[Response]:
+        match request.path.split("/")[1:]:
             case ["v2", "models", name, "infer"]:
-                _expect(scope, "POST")
-                return await self._infer(scope, receive, name, None)
+                _expect(request, "POST")
+                return self._infer(request, name, None)
             case ["v2", "models", name, "versions", version, "infer"]:
-                _expect(scope, "POST")
-                return await self._infer(scope, receive, name, version)
+                _expect(request, "POST")
+                return self._infer(request, name, version)
             case ["v2", "models", name, "feedback"]:
-                _expect(scope, "POST")
-                return await self._take_feedback(scope, receive, name)
+                _expect(request, "POST")
+                return self._take_feedback(request, name)
             case parts:
-                _expect(scope, "GET")
+                _expect(request, "GET")
                 return self._look_up(parts)
 
     def _look_up(self, parts: list[str]) -> Response:
@@ -128,19 +111,17 @@ class PublicApp:
             return error_response(error, name=name, ready=False)
         return json_response({"name": name, "ready": True}, headers=loaded.headers)
 
-    async def _infer(
-        self, scope: Scope, receive: Receive, name: str, version: str | None
-    ) -> Response:
-        body = await read_body(scope, receive, limit_bytes=self._max_body_bytes)
-
+    def _infer(
+        self, request: Request, name: str, version: str | None
+    ) -> Response | Awaitable[Response]:
         def parse(signature: Signature) -> InferRequest:
-            return parse_infer(body, json_bytes=_read_json_bytes(scope), signature=signature)
+            json_bytes = read_length(request, _JSON_BYTES_HEADER)
+            return parse_infer(request.body, json_bytes=json_bytes, signature=signature)
 
-        return await self._plane.infer(name, version, parse=parse, render=_render)
+        return self._plane.infer(name, version, parse=parse, render=_render)
 
-    async def _take_feedback(self, scope: Scope, receive: Receive, name: str) -> Response:
-        body = await read_body(scope, receive, limit_bytes=self._max_body_bytes)
-        document: dict[str, Any] = parse_object(body)
+    def _take_feedback(self, request: Request, name: str) -> Response:
+        document: dict[str, Any] = parse_object(request.body)
         request_id = document.get("id")
         if not isinstance(request_id, str) or not 0 < len(request_id) <= ID_LIMIT:
             raise BadRequestError("feedback needs the 'id' of an answer")
@@ -149,6 +130,19 @@ class PublicApp:
             request_id, label=document.get("label"), verdict=document.get("verdict")
         )
         return json_response({"id": request_id, "verdict": verdict.value})
+
+
+async def _explain_later(request: Request, answer: Awaitable[Response]) -> Response:
+    try:
+        return await answer
+    except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
+        return _explain(request, error)
+
+
+def _explain(request: Request, error: Exception) -> Response:
+    if isinstance(error, ServerError):
+        return error_response(error)
+    return unexpected_response(request.path, error)
 
 
 def _render(
@@ -167,15 +161,6 @@ def _render(
     return Response(200, body, (_BINARY, length, *loaded.headers))
 
 
-def _expect(scope: Scope, method: str) -> None:
-    if scope["method"] != method and not (method == "GET" and scope["method"] == "HEAD"):
-        raise MethodNotAllowedError(f"use {method} here, not {scope['method']}")
-
-
-def _read_json_bytes(scope: Scope) -> int | None:
-    value = find_header(scope, _JSON_BYTES_HEADER)
-    if value is None:
-        return None
-    if not value.isdigit():
-        raise BadRequestError("Inference-Header-Content-Length is not a number")
-    return int(value)
+def _expect(request: Request, method: str) -> None:
+    if request.method != method and not (method == "GET" and request.method == "HEAD"):
+        raise MethodNotAllowedError(f"use {method} here, not {request.method}")

@@ -130,13 +130,14 @@ class GrpcListener:
         def parse(signature: Signature) -> InferRequest:
             return parse_infer_message(question, signature)
 
-        return await self._plane.infer(
+        answer = self._plane.infer(
             question.model_name,
             question.model_version or None,
             parse=parse,
             render=_render,
             deadline_s=context.time_remaining(),
         )
+        return answer if isinstance(answer, pb.ModelInferResponse) else await answer
 
 
 def _render(

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from linnet_server.catalog import Catalog
 from linnet_server.control import ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
+from linnet_server.http1 import Request, Response
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 
@@ -203,6 +204,21 @@ class Server:
         return code
 
 
+class Direct(httpx.AsyncBaseTransport):
+    """Hands a request to an application without a socket."""
+
+    def __init__(self, respond):
+        self._respond = respond
+
+    async def handle_async_request(self, request):
+        headers = {name.lower(): value for name, value in request.headers.raw}
+        body = await request.aread()
+        answer = self._respond(Request(request.method, request.url.path, headers, body))
+        if not isinstance(answer, Response):
+            answer = await answer
+        return httpx.Response(answer.status, headers=list(answer.headers), content=answer.body)
+
+
 @dataclasses.dataclass
 class Bench:
     """Both applications in this process, without sockets."""
@@ -266,7 +282,7 @@ def start_server(tmp_path):
 @pytest.fixture
 def open_bench(node):
     @contextlib.asynccontextmanager
-    async def bench(*, max_queue=16, deadline_s=10.0, max_body_bytes=2**20, extra=()):
+    async def bench(*, max_queue=16, deadline_s=10.0, extra=()):
         metrics = Metrics()
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -274,20 +290,15 @@ def open_bench(node):
                 metrics, spawn=tasks.create_task, max_threads=2, max_queue=max_queue, drain_s=5.0
             )
             plane = DataPlane(catalog, deadline_s=deadline_s, new_id=number_ids("bench"))
-            public = PublicApp(
-                plane,
-                metrics,
-                max_body_bytes=max_body_bytes,
-                stopping=stopping,
-            )
+            public = PublicApp(plane, metrics, stopping=stopping)
             control = ControlApp(catalog, node.root)
             await catalog.boot(node.root, list(extra))
             async with (
                 httpx.AsyncClient(
-                    transport=httpx.ASGITransport(public), base_url="http://server"
+                    transport=Direct(public.respond), base_url="http://server"
                 ) as client,
                 httpx.AsyncClient(
-                    transport=httpx.ASGITransport(control), base_url="http://server"
+                    transport=Direct(control.respond), base_url="http://server"
                 ) as agent,
             ):
                 yield Bench(catalog, client, agent, stopping)

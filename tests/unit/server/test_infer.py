@@ -134,13 +134,6 @@ async def test_a_bad_request_is_the_clients_fault(bench, body):
     assert (models[0]["requests"], models[0]["failures"]) == (0, 0)
 
 
-async def test_a_large_body_is_refused_before_it_is_read(bench):
-    answer = await bench.client.post(INFER, content=b" " * (2**20 + 1))
-
-    assert answer.status_code == 413
-    assert answer.headers["connection"] == "close"
-
-
 async def test_what_the_runtime_raises_is_the_models_fault(node, models, open_bench):
     node.set_current(node.add(models.lookup(3)))
     async with open_bench() as bench:

@@ -1,0 +1,429 @@
+"""HTTP/1.1 for a server whose answers take microseconds: connections, limits, patience.
+
+- llhttp parses (httptools); what it refuses is a 400 and the end of the connection. Nothing is
+  guessed, so nothing can be smuggled.
+- One request of a connection at a time, in order; while it is answered, nothing more is read.
+- An answer that is there at once is written at once: no task, no queue. That is half of the bill of
+  a model that takes ten microseconds.
+- A head has `HEAD_S` seconds, a body must come at `BODY_BYTES_S`, an answer must be taken within
+  `ANSWER_S`; a connection that does nothing may do so for `IDLE_S`. One sweep a second looks, while
+  there are connections.
+- A connection that is lost takes its request with it.
+
+Source: RFC 9112; llhttp's strict mode.
+"""
+
+import asyncio
+import collections
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
+from time import monotonic
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote
+
+import httptools
+import orjson
+
+from linnet_server.errors import BadRequestError, ServerError, TooLargeError
+
+log = logging.getLogger(__name__)
+
+HEAD_S: Final = 10.0
+BODY_BYTES_S: Final = 16 << 10
+ANSWER_S: Final = 30.0
+IDLE_S: Final = 75.0
+"""Longer than the pools of common clients: who closes first, loses a request now and then."""
+LINGER_S: Final = 2.0
+"""So long is read on and thrown away after a refusal, that the client gets to read it."""
+
+MAX_HEAD_BYTES: Final = 64 << 10
+MAX_CONNECTIONS: Final = 4096
+_MAX_WAITING: Final = 64
+_JOIN_BYTES: Final = 64 << 10
+
+Header = tuple[bytes, bytes]
+JSON: Final[Header] = (b"content-type", b"application/json")
+
+_HEADS: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\ncontent-length: " % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+class Request(NamedTuple):
+    """A whole request; header names are in lower case, of several the first counts."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class Response(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[Header, ...] = ()
+
+
+Handler = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a request, at once or later; it raises nothing."""
+
+
+def json_response(
+    document: Mapping[str, Any], status: int = 200, headers: Iterable[Header] = ()
+) -> Response:
+    """Return ``document`` as an answer."""
+    return Response(status, orjson.dumps(document), (JSON, *headers))
+
+
+def error_response(
+    error: ServerError,
+    **facts: Any,  # noqa: ANN401 - JSON
+) -> Response:
+    """Return ``error`` as an answer.
+
+    Args:
+        error: What went wrong.
+        facts: What stands beside the sentence.
+    """
+    headers = list(error.asked)
+    if error.retry_after_s:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    return json_response({"error": str(error), **facts}, error.status, headers)
+
+
+def unexpected_response(path: str, error: Exception) -> Response:
+    """Log ``error``, which nobody has foreseen, and return a 500."""
+    log.error("server.unexpected", extra={"path": path}, exc_info=error)
+    return json_response({"error": "the server failed; its log says why"}, 500)
+
+
+class HttpListener:
+    """One listening socket and its connections.
+
+    Args:
+        handler: Answers the requests.
+        sock: Bound; it is listened on here.
+        max_body_bytes: A longer body is a 413.
+    """
+
+    def __init__(self, handler: Handler, sock: socket.socket, *, max_body_bytes: int) -> None:
+        self.handler: Final = handler
+        self.max_body_bytes: Final = max_body_bytes
+        self.stopping = False
+        self._socket = sock
+        self._connections: set[_Connection] = set()
+        self._all_gone = asyncio.Event()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen."""
+        loop = asyncio.get_running_loop()
+        create = loop.create_server
+        if self._socket.family == socket.AF_UNIX:
+            create = loop.create_unix_server  # type: ignore[assignment]  # the same, by path
+        self._server = await create(lambda: _Connection(self), sock=self._socket, backlog=2048)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new requests; those under way have ``grace_s`` seconds to end."""
+        assert self._server is not None
+        self.stopping = True
+        self._server.close()
+        for connection in tuple(self._connections):
+            connection.close_where_idle()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._connections:
+                    self._all_gone.clear()
+                    await self._all_gone.wait()
+        except TimeoutError:
+            log.warning("server.stop.late", extra={"connections": len(self._connections)})
+            for connection in tuple(self._connections):
+                connection.abort()
+
+    def join(self, connection: "_Connection") -> bool:
+        """Take a new connection; False where there are too many."""
+        if len(self._connections) >= MAX_CONNECTIONS:
+            return False
+        self._connections.add(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(1.0, self._look)
+        return True
+
+    def leave(self, connection: "_Connection") -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_gone.set()
+
+    def _look(self) -> None:
+        now = monotonic()
+        for connection in tuple(self._connections):
+            connection.look(now)
+        self._sweep = None
+        if self._connections:
+            self._sweep = asyncio.get_running_loop().call_later(1.0, self._look)
+
+
+class _Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, listener: HttpListener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # connection_made sets it
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: collections.deque[tuple[Request, bool, bool]] = collections.deque()
+        self._task: asyncio.Task[None] | None = None
+        self._since = monotonic()
+        """When this phase began: idle, reading, answering, or lingering."""
+        self._reading = False
+        self._lingering = False
+        self._fresh = True
+        self._ended = False
+        self._stuck_since: float | None = None
+        self._begin()
+
+    # --- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the client on, where there is room."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
+        if not self._listener.join(self):
+            self._refuse(503, "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what was under way: nobody waits for it."""
+        del exc
+        self._listener.leave(self)
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def eof_received(self) -> bool:
+        """Keep the connection while there is something to answer: a half-close is allowed."""
+        self._ended = True
+        return self._task is not None or bool(self._waiting)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take what it is sent."""
+        self._stuck_since = monotonic()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._stuck_since = None
+        self._transport.resume_reading()
+        self._advance()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and answer what is complete."""
+        if self._lingering:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # the request is complete all the same, and is answered as it is
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, _RefusedError):
+                self._refuse(cause.status, cause.sentence)
+            else:
+                self._refuse(400, "this is not HTTP/1.1 as RFC 9112 has it")
+            return
+        self._advance()
+
+    # --- llhttp
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._reading = True
+        self._since = monotonic()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the URL."""
+        self._url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        """Take a header."""
+        value = value or b""
+        self._headers.setdefault(name.lower(), value)
+        self._count_head(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        """Refuse what need not be read to its end."""
+        headers = self._headers
+        if b"host" not in headers and self._parser.get_http_version() == "1.1":
+            raise _RefusedError(400, "there is no Host header")
+        declared = headers.get(b"content-length")
+        if declared is not None and int(declared) > self._listener.max_body_bytes:
+            raise _RefusedError.too_large(self._listener.max_body_bytes)
+        if headers.get(b"expect", b"").lower() == b"100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        """Take a part of the body."""
+        self._body_bytes += len(part)
+        if self._body_bytes > self._listener.max_body_bytes:
+            raise _RefusedError.too_large(self._listener.max_body_bytes)
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """Put the request into the line."""
+        parts = self._parts
+        request = Request(
+            self._parser.get_method().decode(),
+            _path_of(self._url),
+            self._headers,
+            parts[0] if len(parts) == 1 else b"".join(parts),
+        )
+        keep = self._parser.should_keep_alive()
+        self._waiting.append((request, keep, self._parser.get_http_version() == "1.0"))
+        self._reading = False
+        self._begin()
+        if len(self._waiting) > _MAX_WAITING:
+            raise _RefusedError(503, "too many requests in one go")
+
+    # --- answering
+
+    def close_where_idle(self) -> None:
+        """Close, unless a request is under way; it is then the last one."""
+        if self._task is None and not self._waiting and not self._reading:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def look(self, now: float) -> None:
+        """End what takes too long."""
+        waited_s = now - self._since
+        if self._stuck_since is not None:
+            if now - self._stuck_since > ANSWER_S:
+                self.abort()
+        elif self._lingering:
+            if waited_s > LINGER_S:
+                self.abort()
+        elif self._task is not None:
+            return  # a deadline of its own ends it
+        elif self._reading:
+            if waited_s > HEAD_S + self._body_bytes / BODY_BYTES_S:
+                self._refuse(408, "the request takes too long to arrive")
+        elif waited_s > (HEAD_S if self._fresh else IDLE_S):
+            self._transport.close()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+        self._head_bytes = 0
+        self._body_bytes = 0
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _RefusedError(431, f"the head has more than {MAX_HEAD_BYTES} bytes")
+
+    def _advance(self) -> None:
+        while self._waiting and self._task is None and self._stuck_since is None:
+            if self._transport.is_closing():
+                return
+            request, keep, old = self._waiting.popleft()
+            self._fresh = False
+            answer = self._listener.handler(request)
+            if isinstance(answer, Response):
+                self._write(answer, request, keep=keep, old=old)
+            else:
+                self._transport.pause_reading()
+                self._task = asyncio.get_running_loop().create_task(
+                    self._answer_later(answer, request, keep=keep, old=old)
+                )
+
+    async def _answer_later(
+        self, answer: Awaitable[Response], request: Request, *, keep: bool, old: bool
+    ) -> None:
+        response = await answer
+        self._task = None
+        if self._transport.is_closing():
+            return
+        self._write(response, request, keep=keep, old=old)
+        if self._stuck_since is None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._advance()
+
+    def _write(self, response: Response, request: Request, *, keep: bool, old: bool) -> None:
+        keep = keep and not self._listener.stopping and (not self._ended or bool(self._waiting))
+        lines = [_HEADS[response.status], b"%d" % len(response.body)]
+        for name, value in response.headers:
+            lines += (b"\r\n", name, b": ", value)
+        if not keep:
+            lines.append(b"\r\nconnection: close")
+        elif old:
+            lines.append(b"\r\nconnection: keep-alive")
+        lines.append(b"\r\n\r\n")
+        if request.method == "HEAD":
+            self._transport.write(b"".join(lines))
+        elif len(response.body) < _JOIN_BYTES:
+            lines.append(response.body)
+            self._transport.write(b"".join(lines))
+        else:
+            self._transport.writelines((b"".join(lines), response.body))
+        self._since = monotonic()
+        if not keep:
+            self._transport.close()
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer with an error, and end: what comes after cannot be told apart from a request."""
+        self._waiting.clear()
+        if self._task is None and not self._transport.is_closing():
+            body = orjson.dumps({"error": sentence})
+            head = b"%b%d\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+            self._transport.write(head % (_HEADS[status], len(body)) + body)
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            self._lingering, self._reading = True, False
+            self._since = monotonic()
+        else:
+            self._transport.close()
+
+
+class _RefusedError(Exception):
+    """A request that is not read to its end."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+    @classmethod
+    def too_large(cls, limit_bytes: int) -> "_RefusedError":
+        return cls(
+            TooLargeError.status, f"the body has more than {limit_bytes} bytes, which are taken"
+        )
+
+
+def _path_of(url: bytes) -> str:
+    path = url.partition(b"?")[0]
+    if not path.startswith(b"/"):  # absolute form, as proxies write it
+        path = httptools.parse_url(url).path or b"/"
+    text = path.decode("ascii", "replace")
+    return unquote(text) if "%" in text else text
+
+
+def read_length(request: Request, name: bytes) -> int | None:
+    """Return the header ``name`` as a count of bytes; None where there is none.
+
+    Raises:
+        BadRequestError: It is no number.
+    """
+    value = request.headers.get(name)
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise BadRequestError(f"{name.decode()} is not a number")
+    return int(value)
