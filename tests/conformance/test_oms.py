@@ -157,7 +157,7 @@ def test_invalid_vectors_are_refused(tmp_path, vector_key, name):
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "name"), itertools.permutations(("key", "certificate", "sigstore"), 2)
+    ("method", "name"), list(itertools.permutations(("key", "certificate", "sigstore"), 2))
 )
 def test_a_bundle_of_another_method_is_refused(tmp_path, vector_key, method, name, authority):
     model = _write(tmp_path / "model", KEYLESS_FILES if name == "sigstore" else VECTOR_FILES)
