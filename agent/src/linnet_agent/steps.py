@@ -31,7 +31,7 @@ from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Standing, Step
 from linnet_agent.parts import Parts
 from linnet_agent.room import choose_evictions, say_no_room
-from linnet_agent.selftest import run_self_test
+from linnet_agent.selftest import Budget, run_self_test
 from linnet_agent.store import ModelDirectory, ModelKey, ServingRecord, find_runnable
 from linnet_agent.verify.artifact import verify_artifact
 from linnet_agent.verify.manifest import Artifact
@@ -129,7 +129,7 @@ class Steps:
                     await self._repair(revision)
             case Step.SELF_TEST:
                 with metrics.phase("self_test"):
-                    await self._self_test(revision)
+                    await self._self_test(revision, _order(journal))
             case Step.STAGE:
                 with metrics.phase("stage"):
                     path = self._directory.revision_path(revision)
@@ -395,7 +395,7 @@ class Steps:
             file=names[0] if order.runtime == "Files" else find_runnable(names),
         )
 
-    async def _self_test(self, revision: str) -> None:
+    async def _self_test(self, revision: str, order: Order) -> None:
         record = self._directory.read_records()[revision]
         if record.runtime == "Files":
             return
@@ -404,6 +404,8 @@ class Steps:
                 self._parts.store.path_of(record.model_digest),
                 record.file,
                 timeout_s=self._parts.self_test_timeout_s,
+                budget=Budget(memory_bytes=order.memory_bytes, latency_s=order.latency_s),
+                threads=record.threads,
             )
         )
 

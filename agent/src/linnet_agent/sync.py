@@ -27,7 +27,7 @@ from linnet_agent.journal import Goal, Order
 from linnet_agent.store import ModelKey
 from linnet_agent.verify.strict_json import as_object
 from linnet_api.durations import parse_duration
-from linnet_api.names import API_VERSION
+from linnet_api.names import API_VERSION, rollout_number
 from linnet_api.node_model import NodeModelSpec
 from linnet_api.quantities import parse_quantity
 
@@ -38,6 +38,8 @@ TRUST_POLICIES: Final = f"/apis/{API_VERSION}/trustpolicies"
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+_KEPT: Final = ("namespace", "name", "generation", "uid", "ownerReferences")
 
 _STEADY_S: Final = 5.0
 """After so long without trouble the next trouble is a new one."""
@@ -221,7 +223,7 @@ def read_wanted(item: Object) -> Wanted | None:
         return None
     order, fault = None, ""
     try:
-        order = order_of(NodeModelSpec.model_validate(spec))
+        order = order_of(NodeModelSpec.model_validate(spec), owner=_owner(metadata))
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         fault = f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
@@ -235,14 +237,14 @@ def read_wanted(item: Object) -> Wanted | None:
         fault=fault,
         status=as_object(item.get("status")) or {},
         document={
-            "metadata": {k: metadata.get(k) for k in ("namespace", "name", "generation", "uid")},
+            "metadata": {k: metadata.get(k) for k in _KEPT},
             "spec": item.get("spec"),
         },
     )
 
 
-def order_of(spec: NodeModelSpec) -> Order:
-    """Return the order that a NodeModel's spec gives."""
+def order_of(spec: NodeModelSpec, *, owner: str | None = None) -> Order:
+    """Return the order that a NodeModel's spec gives; ``owner`` is its deployment's uid."""
     desired, serving, resources = spec.desired, spec.desired.serving, spec.desired.resources
     return Order(
         sequence=spec.sequence,
@@ -258,6 +260,8 @@ def order_of(spec: NodeModelSpec) -> Order:
         instances=serving.instances,
         baseline=None if spec.baseline is None else spec.baseline.revision,
         rollout=None if spec.rollout is None else spec.rollout.uid,
+        rollout_number=0 if spec.rollout is None else rollout_number(spec.rollout.name),
+        owner=owner,
         soak_s=spec.soak.seconds,
         memory_bytes=None if resources.memory is None else parse_quantity(resources.memory),
         latency_s=None
@@ -390,6 +394,15 @@ class Desired:
 
     def _path(self, key: ModelKey) -> Path:
         return self._directory / f"{key}.json"
+
+
+def _owner(metadata: Mapping[str, Any]) -> str | None:
+    """Return the uid of the ModelDeployment that owns a NodeModel; None: none does."""
+    owners = metadata.get("ownerReferences")
+    for owner in map(as_object, owners if isinstance(owners, list) else ()):
+        if owner is not None and owner.get("kind") == "ModelDeployment":
+            return str(owner.get("uid"))
+    return None
 
 
 def _order_facts(wanted: Wanted) -> object:

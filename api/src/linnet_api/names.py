@@ -65,6 +65,12 @@ def rollout_name(*, deployment: str, number: int) -> str:
     return f"{deployment[:_NAME_LIMIT].rstrip('-.')}-{number}"
 
 
+def rollout_number(name: str) -> int:
+    """Return the number in the name of a ModelRollout; 0 where there is none."""
+    _, _, number = name.rpartition("-")
+    return int(number) if number.isascii() and number.isdigit() else 0
+
+
 def revision_object_name(*, deployment: str, revision: str) -> str:
     """Return the name of the ControllerRevision that records ``revision``."""
     return f"{deployment[:_NAME_LIMIT].rstrip('-.')}-{revision}"
