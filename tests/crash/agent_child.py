@@ -1,23 +1,44 @@
 """A linnet-agent that dies at a named step: at the n-th time that NAME is reached, with no goodbye.
 
-LINNET_CRASH_AT=NAME:n   where to die; nowhere where it is not set
-LINNET_CRASH_LOG=FILE    where the names are written that were passed
+LINNET_CRASH_AT=NAME:n       where to die; nowhere where it is not set
+LINNET_CRASH_LOG=FILE        where the names are written that were passed
+LINNET_CRASH_CLOCK=FILE      holds a time: the clock stands at it; or "+SECONDS": it is wrong by
+                             that; read at each look
+LINNET_CRASH_MUTANT=NAME     a mistake of ``crashlab.mutants`` that it is to make
+LINNET_CRASH_TRACED=1        blocking calls share one thread: strace counts calls by thread, and the
+                             same call must be the n-th one in each run
 """
 
+import asyncio
 import os
 import random  # noqa: TID251
 import sys
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from linnet_agent import __main__ as program
-from linnet_agent import command
+from crashlab.mutants import seed
 
 KILLED = 137
 
 
+class OneThread(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self):
+        loop = super().new_event_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        return loop
+
+
 def main():
-    name, _, count = os.environ.get("LINNET_CRASH_AT", "").rpartition(":")  # noqa: TID251
-    log = os.open(os.environ["LINNET_CRASH_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # noqa: TID251
+    environ = os.environ  # noqa: TID251
+    if mutant := environ.get("LINNET_CRASH_MUTANT"):
+        seed(mutant)
+    from linnet_agent import __main__ as program  # noqa: PLC0415 - after the mistake is seeded
+    from linnet_agent import command  # noqa: PLC0415
+
+    name, _, count = environ.get("LINNET_CRASH_AT", "").rpartition(":")
+    log = os.open(environ["LINNET_CRASH_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    wrong = Path(environ["LINNET_CRASH_CLOCK"])
     left = int(count) if count else 0
 
     def checkpoint(passed):
@@ -28,11 +49,20 @@ def main():
             if left == 0:
                 os._exit(KILLED)
 
+    def clock():
+        now = datetime.now(UTC)  # noqa: TID251
+        told = wrong.read_text() if wrong.exists() else "+0"
+        if not told.startswith(("+", "-")):
+            return datetime.fromisoformat(told)
+        return now + timedelta(seconds=float(told))
+
+    if environ.get("LINNET_CRASH_TRACED"):
+        asyncio.set_event_loop_policy(OneThread())
     flags = vars(program._parser().parse_args(sys.argv[1:]))
     return command.run(
         flags,
         print_config=flags.pop("print_config"),
-        clock=lambda: datetime.now(UTC),  # noqa: TID251
+        clock=clock,
         jitter=random.random,
         checkpoint=checkpoint,
     )

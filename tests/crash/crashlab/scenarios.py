@@ -1,0 +1,220 @@
+"""What an agent is recorded, killed and disturbed in: whole stories, each with its end."""
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crashlab import record
+from crashlab.disk import last_tree
+from crashlab.log import Log, read_log, read_tree
+from crashlab.node import Node, revision_of, wait_until
+from crashlab.record import Call
+
+from linnet_agent.journal import Goal
+from linnet_api.reasons import NodeState
+
+_NOON = "2026-11-21T12:00:00+00:00"
+"""The agent's clock stands still, so that two runs of one story write the same bytes."""
+
+R1, R2, R3, ODD = ("r1", 2.0), ("r2", 3.0), ("r3", 5.0), ("odd", 4.0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An order, given to a node at rest, and what it must come to."""
+
+    name: str
+    start: str
+    """Of ``STARTS``: what the node has done before."""
+    give: Callable[[Node], str]
+    """Gives the order and returns its revision."""
+    state: NodeState = NodeState.ACTIVE
+    runtime: str = "Files"
+    baseline: tuple[str, float] | None = None
+    """Must be on the disk all the time (rule 3)."""
+    may_go: tuple[tuple[str, float], ...] = ()
+    """May leave the disk."""
+    offline: bool = False
+    served: bool = False
+    """A server of its own runs along; without one there is only one that has no models."""
+
+
+STARTS = {
+    "empty": [],
+    "r1": [lambda node: node.order(*R1, sequence=10)],
+    "r1, r2": [
+        lambda node: node.order(*R1, sequence=10),
+        lambda node: node.order(*R2, sequence=20, baseline=R1),
+    ],
+}
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("first activation", "empty", lambda node: node.order(*R1, sequence=10)),
+        Scenario(
+            "update",
+            "r1",
+            lambda node: node.order(*R2, sequence=20, baseline=R1),
+            baseline=R1,
+        ),
+        Scenario(
+            "update under the baseline",
+            "r1, r2",
+            lambda node: node.order(*R3, sequence=30, baseline=R1),
+            baseline=R1,
+        ),
+        Scenario(
+            "update and eviction",
+            "r1, r2",
+            lambda node: node.order(*R3, sequence=30, baseline=R2),
+            baseline=R2,
+            may_go=(R1,),
+        ),
+        Scenario(
+            "rollback offline",
+            "r1, r2",
+            lambda node: node.order(*R1, sequence=30, baseline=R1),
+            baseline=R1,
+            may_go=(R2,),
+            offline=True,
+        ),
+        Scenario(
+            "removal",
+            "r1, r2",
+            lambda node: node.order(*R2, sequence=30, goal=Goal.ABSENT),
+            state=NodeState.ABSENT,
+            may_go=(R1, R2),
+        ),
+        Scenario(
+            "failed soak, revert",
+            "r1",
+            lambda node: node.order(*ODD, sequence=20, baseline=R1, soak_s=600, odd_rows_fail=True),
+            state=NodeState.REVERTED,
+            runtime="Linnet",
+            baseline=R1,
+            may_go=(ODD,),
+            served=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one scenario did to the disk, and what may be seen of it."""
+
+    scenario: Scenario
+    revision: str
+    baseline: str | None
+    """The revision that must be on the disk all the time."""
+    may_go: frozenset[str]
+    """The revisions that may leave it."""
+    root: str
+    log: Log
+    calls: list[Call]
+
+
+class Lab:
+    """Makes nodes at rest once, and copies them; has the server that Files need to see removed."""
+
+    def __init__(self, home, publisher):
+        self.home = home
+        self.publisher = publisher
+        self._settled = {}
+        self._numbers = itertools.count(1)
+        self._bystander = Node(home / "bystander", publisher)
+        self._bystander.start_server()
+        wait_until(self._bystander.socket.exists, what=lambda: "the server listens")
+
+    def close(self):
+        """End the server."""
+        self._bystander.stop()
+
+    def make(self, scenario, *, name="node"):
+        """Return a node in the state in which the scenario begins; its order is not given yet."""
+        node = self._new(scenario, f"{name}-{os.getpid()}-{next(self._numbers)}")
+        shutil.rmtree(node.root)
+        shutil.copytree(self.settled(scenario).root, node.root, symlinks=True)
+        if scenario.offline:
+            node.publisher = self.publisher.offline()
+        return node
+
+    def settled(self, scenario):
+        """Return the node that has done what comes before the scenario."""
+        key = (scenario.start, scenario.runtime)
+        if key not in self._settled:
+            node = self._new(scenario, f"settled-{len(self._settled)}")
+            for give in STARTS[scenario.start]:
+                run(node, scenario, give(node), NodeState.ACTIVE)
+            self._settled[key] = node
+        return self._settled[key]
+
+    def _new(self, scenario, name):
+        socket = None if scenario.served else self._bystander.socket
+        node = Node(self.home / name, self.publisher, runtime=scenario.runtime, socket=socket)
+        node.set_clock(_NOON)
+        return node
+
+
+def run(node, scenario, revision, state, **more):
+    """Let the node work until it is there, and end it."""
+    if scenario.served:
+        node.start_server()
+    node.start_agent(**more)
+    asked = scenario.served and state is NodeState.REVERTED
+    try:
+        finish(node, revision, state, asked=asked)
+    finally:
+        node.stop()
+
+
+def finish(node, revision, state, *, asked=False):
+    """Wait until the node is where it shall be, and tidy; if ``asked``, it is sent requests."""
+
+    def ask():
+        if asked:
+            node.ask_if_served([1.0, 2.0, 3.0])
+
+    node.wait_state(state, revision, poke=ask)
+    node.assert_rule_2()
+    node.wait_tidy()
+
+
+def record_scenario(lab, scenario, *, mutant=None, begin=None):
+    """Run a scenario under strace and return what it did.
+
+    Args:
+        lab: Makes the node.
+        scenario: What happens.
+        mutant: A mistake that the agent is to make.
+        begin: Writes the tree that the agent finds into a directory; None: the node at rest, and
+            the order.
+    """
+    node = lab.make(scenario)
+    revision = scenario.give(node)
+    if begin is not None:
+        begin(node.root)
+    start = node.home / "start"
+    shutil.copytree(node.root, start, symlinks=True)
+    output = node.home / "run.strace"
+    run(node, scenario, revision, scenario.state, mutant=mutant, tracer=record.tracer(output))
+    calls = read_when_complete(output, node.agent.pid)
+    log = read_log(calls, root=node.root, start=start, acknowledgements=node.log)
+    assert read_tree(node.root) == last_tree(log), "the recording is not what happened"
+    may_go = {revision_of(lab.publisher.publish(*name)[1]) for name in scenario.may_go}
+    baseline = scenario.baseline and revision_of(lab.publisher.publish(*scenario.baseline)[1])
+    return Recording(scenario, revision, baseline, frozenset(may_go), str(node.root), log, calls)
+
+
+def read_when_complete(output, pid):
+    """Return the calls once strace, which may be slower than its child, has written the end."""
+    end = re.compile(rf"^{pid} +\+\+\+ ", re.MULTILINE)
+    wait_until(
+        lambda: output.exists() and end.search(output.read_text("ascii")),
+        what=lambda: f"strace has written {output}",
+    )
+    return record.read_calls(output)
