@@ -1,12 +1,22 @@
 """A hub that does what a test tells it to: the faults that no real API server can be asked for."""
 
 import asyncio
+import importlib.util
 import json
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from linnet_agent.hub import Hub
+
+# Test directories are no packages: this is how the tests here share the node on paper.
+_SPEC = importlib.util.spec_from_file_location(
+    "paper_node", Path(__file__).with_name("paper_node.py")
+)
+sys.modules["paper_node"] = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(sys.modules["paper_node"])
 
 
 @dataclass

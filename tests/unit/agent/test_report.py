@@ -107,8 +107,9 @@ def test_the_verification_of_the_newest_order_is_told_with_its_facts():
 
 
 def test_progress_is_told_while_fetching_only():
-    fetching = status(view(NodeState.FETCHING, NodeReason.WORKING, progress=Progress(5, 10, 3, 2)))
-    testing = status(view(NodeState.SELF_TESTING, NodeReason.WORKING, progress=Progress(5, 10, 3, 2)))
+    progress = Progress(5, 10, 3, 2)
+    fetching = status(view(NodeState.FETCHING, NodeReason.WORKING, progress=progress))
+    testing = status(view(NodeState.SELF_TESTING, NodeReason.WORKING, progress=progress))
 
     assert (fetching.progress_bytes, fetching.total_bytes) == (5, 10)
     assert (fetching.progress_seconds, fetching.progress_bytes_per_second) == (3, 2)
