@@ -1,5 +1,7 @@
 """The deployment's order decides, and the node takes only what it can run."""
 
+import asyncio
+
 import pytest
 
 from linnet_agent.errors import WrongVariantError
@@ -11,6 +13,8 @@ from linnet_agent.fetch.variants import (
     require_variant,
 )
 from linnet_agent.verify.manifest import Artifact, Index, Manifest, Variant
+from linnet_cli.publish.modelpack import pack
+from linnet_cli.publish.push import publish_variants
 
 PLAIN = Capabilities(arch="amd64", runtimes=frozenset({"onnx"}))
 JETSON = Capabilities(
@@ -132,3 +136,27 @@ def test_an_artifact_of_another_variant_is_refused(artifact, choice):
 def test_this_machine_runs_onnx():
     assert "onnx" in read_capabilities().runtimes
     assert read_capabilities().arch not in {"x86_64", "aarch64"}
+
+
+@pytest.mark.slow
+async def test_variants_that_were_pushed_are_chosen_from(registry, client, tmp_path, lay):
+    packed = {}
+    for name in ("onnx-int8", "onnx"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(name.encode())
+        _, bundle = lay.signed({"model.onnx": name.encode()})
+        packed[name] = pack(tmp_path / name, bundle=bundle)
+    mirrors = {"registry.testbed": registry.url}
+    source = "oci://registry.testbed/models/digits:1.0"
+
+    digest = await asyncio.to_thread(publish_variants, packed, to=source, mirrors=mirrors)
+
+    assert await client.resolve(source) == digest
+    for name in ("onnx-int8", "onnx"):
+        artifact = await client.fetch_artifact(source, digest, accepts=accepts(name))
+        await client.fetch_layers(artifact, into=tmp_path / "staged")
+        assert (artifact.digest, artifact.variant) == (digest, name)
+        assert artifact.bundles == (packed[name].bundle,)
+        assert (tmp_path / "staged" / "model.onnx").read_bytes() == name.encode()
+    with pytest.raises(WrongVariantError, match="onnx-int4"):
+        await client.fetch_artifact(source, digest, accepts=accepts("onnx-int4"))
