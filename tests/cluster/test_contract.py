@@ -209,6 +209,53 @@ def test_an_agent_may_report_for_its_own_node_only(bed, namespace):
     assert "only report for the node that it runs on" in forged.stderr
 
 
+def event(namespace, *, node, kind="NodeModel", api_version="linnet.dev/v1alpha1"):
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": "told-", "namespace": namespace},
+        "eventTime": "2026-01-01T12:00:00.000000Z",
+        "reportingController": "linnet.dev/agent",
+        "reportingInstance": node,
+        "action": "Activate",
+        "reason": "Reverted",
+        "type": "Warning",
+        "regarding": {
+            "apiVersion": api_version,
+            "kind": kind,
+            "namespace": namespace,
+            "name": "defects-1",
+        },
+        "note": "a test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({}, None, id="its own NodeModel"),
+        pytest.param({"node": "edge-2"}, "for the node that it runs on", id="another node's name"),
+        pytest.param({"kind": "Pod", "api_version": "v1"}, "about NodeModels only", id="a pod"),
+    ],
+)
+def test_an_agent_may_write_events_about_its_node_models_only(bed, namespace, changes, says):
+    node = bed.nodes[0]
+    body = event(namespace, **{"node": node.name} | changes)
+
+    done = agent_kubectl(node, "create", "-f", "-", stdin=json.dumps(body))
+
+    assert (done.returncode == 0) is (says is None), done.stderr
+    assert says is None or says in done.stderr
+
+
+@pytest.mark.parametrize("verb", [("get",), ("delete", "--all")], ids=" ".join)
+def test_an_agent_may_not_read_or_remove_events(bed, namespace, verb):
+    done = agent_kubectl(bed.nodes[0], "-n", namespace, *verb, "events.events.k8s.io")
+
+    assert done.returncode != 0
+    assert "forbidden" in done.stderr.lower()
+
+
 def test_an_agent_may_not_give_orders(bed, namespace):
     node = bed.nodes[0]
 
