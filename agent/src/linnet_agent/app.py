@@ -30,6 +30,7 @@ from linnet_agent.fetch.sources import Sources
 from linnet_agent.fetch.throttle import Throttle
 from linnet_agent.fetch.variants import read_capabilities
 from linnet_agent.heartbeat import Heartbeat
+from linnet_agent.history import History
 from linnet_agent.hub import Hub, Object, TokenFile
 from linnet_agent.metrics import Metrics, StateRow
 from linnet_agent.model_host import HostReporter, host_status
@@ -37,6 +38,7 @@ from linnet_agent.monitor import ServerMonitor
 from linnet_agent.parts import Parts
 from linnet_agent.rehash import Rehash
 from linnet_agent.report import StatusReporter
+from linnet_agent.results import ResultQueue
 from linnet_agent.server import ServerClient, ServerView
 from linnet_agent.settings import Settings
 from linnet_agent.store import Checkpoint, ModelKey, Store, no_checkpoint
@@ -110,7 +112,10 @@ class Agent:
             settings.root / "desired", on_change=self._wake_one, node=settings.node
         )
         self._trust = TrustStore(
-            settings.root / "trust", ceiling_file=settings.ceiling, on_change=self._wake_all
+            settings.root / "trust",
+            ceiling_file=settings.ceiling,
+            on_change=self._wake_all,
+            clock=clock,
         )
         self._monitor = ServerMonitor(ServerClient(settings.socket), on_change=self._wake_all)
         self._sources = _sources(settings, jitter=jitter)
@@ -127,6 +132,16 @@ class Agent:
             view=self._view,
             clock=clock,
             retry_s=max(2.0, settings.heartbeat),
+        )
+        self._history = History(
+            self._reporter,
+            ResultQueue(settings.root / "results"),
+            hub=self._hub,
+            link=self._link,
+            desired=self._desired,
+            node=settings.node,
+            view=self._view,
+            clock=clock,
         )
         self._host = HostReporter(self._hub, node=settings.node, status=self._host_status)
         self._parts = Parts(
@@ -169,6 +184,7 @@ class Agent:
                 group.create_task(self._keep("orders", self._follow_orders))
                 group.create_task(self._keep("trust", self._follow_trust))
                 group.create_task(self._keep("report", self._reporter.run))
+                group.create_task(self._keep("history", self._history.run))
                 group.create_task(self._keep("host", self._tell_host))
                 group.create_task(self._keep("rehash", self._rehash.run))
         finally:
@@ -287,7 +303,7 @@ class Agent:
     def _wake_one(self, key: ModelKey) -> None:
         worker = self._workers.get(key)
         if worker is None and self._group is not None:
-            worker = self._workers[key] = Worker(key, self._parts, self._reporter)
+            worker = self._workers[key] = Worker(key, self._parts, self._history)
             self._group.create_task(self._keep(f"model {key}", worker.run))
         if worker is not None:
             worker.notify()

@@ -25,13 +25,13 @@ ClaimValue = Annotated[str, Field(max_length=512)]
 
 def _to_utc(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
+        return value.astimezone(UTC).replace(microsecond=0)
     except OverflowError as error:
         raise ValueError("not a time that UTC can say") from error
 
 
 Moment = Annotated[Time, AwareDatetime, AfterValidator(_to_utc)]
-"""A point in time that a person writes, in any zone; kept in UTC."""
+"""A point in time that a person writes, in any zone; kept in UTC and whole seconds."""
 
 
 class Match(ApiModel):

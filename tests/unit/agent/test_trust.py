@@ -1,9 +1,14 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from linnet_agent.trust import TrustStore, is_narrower
+from linnet_agent.trust import TrustStore
 from linnet_api.reasons import NodeReason
-from linnet_api.trust_policy import TrustPolicySpec
 from linnet_cli.publish.keys import generate_key
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+ROOT = b'{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}'
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +31,16 @@ class Box:
         self.path = path
         (path / "trust").mkdir(exist_ok=True)
         self.ceiling = path / "trust.yaml"
+        self.roots = path / "trust-roots"
+        self.now = NOON
 
     def open(self):
         store = TrustStore(
-            self.path / "trust", ceiling_file=self.ceiling, on_change=self._count_change
+            self.path / "trust",
+            ceiling_file=self.ceiling,
+            on_change=self._count_change,
+            clock=lambda: self.now,
+            roots_directory=self.roots,
         )
         store.load()
         return store
@@ -98,12 +109,16 @@ def test_a_revocation_is_not_a_loosening(box, keys):
     assert not store.loosened
 
 
-def test_with_a_ceiling_nothing_counts_as_loosened(box, keys):
-    pem = keys[0].replace("\n", "\n          ")
-    box.ceiling.write_text(
+def write_ceiling(path, pem, more=""):
+    pem = pem.replace("\n", "\n          ")
+    path.write_text(
         "apiVersion: linnet.dev/v1alpha1\nkind: TrustPolicy\nmetadata: {name: site}\nspec:\n"
-        f"  authorities:\n  - name: site\n    key:\n      publicKeyPEM: |\n          {pem}\n"
+        f"{more}  authorities:\n  - name: site\n    key:\n      publicKeyPEM: |\n          {pem}\n"
     )
+
+
+def test_with_a_ceiling_nothing_counts_as_loosened(box, keys):
+    write_ceiling(box.ceiling, keys[0])
     store = box.open()
     store.replace({"release": item(spec(keys[0]))})
     store.put("release", item(spec(*keys)))
@@ -111,6 +126,149 @@ def test_with_a_ceiling_nothing_counts_as_loosened(box, keys):
     assert store.ceiling is not None
     assert store.fault is None
     assert not store.loosened
+
+
+def test_a_ceiling_that_vanishes_is_told_even_after_a_restart(box, keys):
+    write_ceiling(box.ceiling, keys[0])
+    box.open().replace({"release": item(spec(keys[0]))})
+    box.ceiling.unlink()
+
+    assert box.open().loosened
+
+
+def test_a_pin_that_cannot_be_read_is_not_pinned_anew_but_told(box, keys):
+    box.open().replace({"release": item(spec(keys[0]))})
+    (box.path / "trust" / "pinned.json").write_bytes(b"{")
+
+    store = box.open()
+    store.replace({"release": item(spec(*keys))})
+
+    assert store.loosened
+    assert box.open().loosened
+
+
+def test_trust_changes_on_a_disk_that_is_full(box, keys):
+    store = box.open()
+    store.replace({"release": item(spec(keys[0]))})
+    before = store.hash
+    for name in ("policies.json", "heard"):  # a directory in the way: nothing can be renamed there
+        (box.path / "trust" / name).unlink()
+        (box.path / "trust" / name).mkdir()
+
+    revoked = {"digests": ["sha256:" + "1" * 64]}
+    store.put("release", item(spec(keys[0], revoked=revoked)))
+
+    assert store.hash != before
+    assert store.policies["release"].revoked.digests == tuple(revoked["digests"])
+
+
+# --- trusted roots
+
+
+def test_the_nodes_roots_are_read_by_name_and_change_the_hash(box, keys):
+    box.roots.mkdir()
+    store = box.open()
+    store.replace({"release": item(spec(keys[0]))})
+    before, changes = store.hash, box.changes
+
+    (box.roots / "site7.json").write_bytes(ROOT)
+    store.reload_ceiling()
+
+    assert store.roots == {"site7": ROOT}
+    assert store.hash != before
+    assert box.changes == changes + 1
+    (box.roots / "site7.json").write_bytes(ROOT + b" ")
+    store.reload_ceiling()
+    assert box.changes == changes + 2
+    assert box.open().hash == store.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("site7.json", b"{"),
+        ("site7.json", b"[]"),
+        ("site7.json", b"{}" + b" " * (1 << 20)),
+        ("Site 7.json", b"{}"),
+        ("sha256:x.json", b"{}"),
+    ],
+)
+def test_what_is_no_root_is_none(box, name, content):
+    box.roots.mkdir()
+    (box.roots / name).write_bytes(content)
+    (box.roots / "fine.json").write_bytes(ROOT)
+
+    assert set(box.open().roots) == {"fine"}
+
+
+def test_what_a_policy_holds_inline_never_takes_the_name_of_a_nodes_root(box, keys):
+    box.roots.mkdir()
+    (box.roots / "site7.json").write_bytes(ROOT)
+    store = box.open()
+    theirs = [{"name": "site7", "trustedRootJSON": "{}"}]
+    store.replace({"release": item(spec(keys[0], trustRoots=theirs))})
+
+    assert store.roots["site7"] == ROOT
+    assert sorted(store.roots.values()) == sorted([ROOT, b"{}"])
+
+
+def test_the_root_of_the_tuf_repository_is_a_root_of_the_node(box):
+    store = box.open()
+    before = store.hash
+    store.take_tuf_root(ROOT)
+
+    assert store.roots == {"tuf": ROOT}
+    assert store.hash != before
+    store.take_tuf_root(ROOT)
+    assert box.changes == 1
+
+
+# --- freshness
+
+
+def test_trust_that_was_not_heard_for_too_long_is_stale_and_no_fault(box, keys):
+    store = box.open()
+    store.replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})
+    box.now += 7 * DAY
+    assert not store.stale
+    box.now += timedelta(seconds=1)
+
+    assert store.stale
+    assert store.fault is None
+    assert box.open().stale
+    store.replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})
+    assert not store.stale
+    assert not box.open().stale
+
+
+def test_trust_without_a_limit_is_never_stale(box, keys):
+    store = box.open()
+    store.replace({"release": item(spec(keys[0]))})
+    box.now += 1000 * DAY
+
+    assert not store.stale
+
+
+def test_a_ceiling_can_ask_for_fresh_trust_too(box, keys):
+    write_ceiling(box.ceiling, keys[0], more="  freshness: {maxTrustAge: 1d}\n")
+    store = box.open()
+    assert store.stale
+
+    store.replace({"release": item(spec(keys[0]))})
+    assert not store.stale
+    box.now += 2 * DAY
+    assert store.stale
+
+
+def test_when_the_hub_was_heard_is_written_once_an_hour(box, keys):
+    store, heard = box.open(), box.path / "trust" / "heard"
+    written = set()
+    for _ in range(120):
+        store.replace({"release": item(spec(keys[0]))})
+        written.add(heard.read_text())
+        box.now += timedelta(minutes=1)
+
+    assert len(written) == 2
 
 
 def test_a_ceiling_that_cannot_be_read_is_a_fault_until_it_is_mended(box, keys):
@@ -139,27 +297,3 @@ def test_a_policy_that_cannot_be_read_is_a_fault_until_it_goes(box, keys):
 
     store.drop("odd")
     assert store.fault is None
-
-
-@pytest.mark.parametrize(
-    ("change", "narrower"),
-    [
-        pytest.param({}, True, id="the same"),
-        pytest.param({"require": {"threshold": 2}}, True, id="more must sign"),
-        pytest.param({"match": {"models": ["**"]}}, False, id="more models"),
-        pytest.param({"content": {"allowFiles": ["*.onnx"]}}, False, id="not plain to see"),
-        pytest.param({"revoked": {"onActive": "KeepServing"}}, False, id="revocation softened"),
-    ],
-)
-def test_what_is_narrower(keys, change, narrower):
-    old = TrustPolicySpec.model_validate(spec(*keys))
-    new = TrustPolicySpec.model_validate(spec(*keys) | change)
-
-    assert is_narrower({"p": new}, than={"p": old}) is narrower
-
-
-def test_a_policy_more_or_less_is_not_narrower(keys):
-    one = TrustPolicySpec.model_validate(spec(keys[0]))
-
-    assert not is_narrower({"p": one, "q": one}, than={"p": one})
-    assert not is_narrower({}, than={"p": one})

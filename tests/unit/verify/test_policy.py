@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linnet_agent.pinning import is_narrower
 from linnet_agent.verify.policy import REASON_ORDER, Facts, decide, policy_hash
 from linnet_agent.verify.signatures import IdentitySigner, KeySigner, Proof
 from linnet_agent.verify.voting import inline_roots
@@ -749,6 +750,27 @@ def test_rule_1_a_signature_or_grant_less_never_allows_more(policies, ceiling, f
 
     less = {**facts, "proofs": fewer, "grants": facts["grants"][:1]}
     assert not _sooner(before, verdict(*policies, ceiling=ceiling, **less))
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=1500)
+@given(_specs, _specs, st.data(), _facts)
+def test_rule_1_what_the_pin_takes_for_narrower_never_allows_more(old, other, data, facts):
+    mine, theirs = old.to_dict(), other.to_dict()
+    mixed = mine | {
+        field: data.draw(st.sampled_from([mine[field], theirs[field]]))
+        for field in ("require", "revoked", "content", "signature")
+    }
+    kept = data.draw(st.sets(st.sampled_from(range(3))))
+    mixed["authorities"] = [
+        one | data.draw(st.sampled_from([{}, *theirs["authorities"]])) | {"name": one["name"]}
+        for n, one in enumerate(mine["authorities"])
+        if n in kept
+    ] or mine["authorities"]
+    new = TrustPolicySpec.model_validate(mixed)
+
+    if is_narrower({"p": new}, than={"p": old}):
+        assert not _sooner(verdict(old, **facts), verdict(new, **facts))
 
 
 @pytest.mark.slow
