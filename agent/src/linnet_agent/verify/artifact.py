@@ -306,12 +306,17 @@ def _read(candidate: Signed, subject: _Subject) -> Statement:
     """
     if candidate.format != "Cosign":
         return parse_statement(candidate.payload)
-    said = {**subject.annotations, **parse_cosign_statement(candidate.payload).annotations}
+    about = parse_cosign_statement(candidate.payload)
+    said = {**subject.annotations, **about.annotations}
+    named = candidate.payload
+    if about.artifact_digest != subject.digests[0]:
+        # Signed is the index, once for several models: they must not be one in the store.
+        named += subject.digests[0].encode()
     return Statement(
         model=said.get(MODEL_ANNOTATION, ""),
         counter=parse_counter(said.get(COUNTER_ANNOTATION)),
         files=subject.files,
-        model_digest="sha256:" + hashlib.sha256(candidate.payload).hexdigest(),
+        model_digest="sha256:" + hashlib.sha256(named).hexdigest(),
     )
 
 
