@@ -1,6 +1,7 @@
 """What all workers of one agent share."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -50,6 +51,10 @@ class Parts:
     fetch_slots: asyncio.Semaphore
     disk: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held where models move into the store or out of it."""
+    staging: defaultdict[str, asyncio.Lock] = field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
+    )
+    """By artifact; held by the one who fills its staging directory: deployments may share it."""
     wanted_staging: Callable[[], set[str]]
     """Artifacts whose half-fetched files are still of use."""
     pinned: Callable[[], Mapping[ModelKey, frozenset[str]]]

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -277,14 +277,15 @@ class Steps:
         record = self._record(order, artifact, digest)
         store, judged = self._parts.store, journal.judged
         assert judged is not None
-        staged = None
-        if not store.has(digest) or digest in store.corrupt:
-            staged = store.staging_directory(artifact.digest)
-            await self._wait_turn(artifact.digest)
-            await self.unless_preempted(self._download(artifact, staged))
-        store.checkpoint("fetched")
-        async with self._parts.disk:
-            await asyncio.to_thread(self._admit, staged, record, artifact)
+        async with self._alone(artifact.digest):
+            staged = None
+            if not store.has(digest) or digest in store.corrupt:
+                staged = store.staging_directory(artifact.digest)
+                await self._wait_turn(artifact.digest)
+                await self.unless_preempted(self._download(artifact, staged))
+            store.checkpoint("fetched")
+            async with self._parts.disk:
+                await asyncio.to_thread(self._admit, staged, record, artifact)
         self._fetch_from.pop(artifact.digest, None)
         known = Known(
             artifact=artifact.digest,
@@ -304,9 +305,24 @@ class Steps:
         artifact = self._directory.read_evidence(revision)
         store = self._parts.store
         staged = store.staging_directory(artifact.digest)
-        await self.unless_preempted(self._download(artifact, staged))
-        async with self._parts.disk:
-            await asyncio.to_thread(store.admit, staged, record.model_digest)
+        async with self._alone(artifact.digest):
+            await self.unless_preempted(self._download(artifact, staged))
+            async with self._parts.disk:
+                await asyncio.to_thread(store.admit, staged, record.model_digest)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, artifact: str) -> AsyncIterator[None]:
+        """Be the only one who fetches an artifact: who comes second finds the model in the store.
+
+        Two at work in one staging directory would write into what the first has moved into the
+        store.
+        """
+        lock = self._parts.staging[artifact]
+        await self.unless_preempted(lock.acquire())
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def _wait_turn(self, artifact: str) -> None:
         """Wait for this node's place in the window over which a fleet's fetches are spread."""
