@@ -16,6 +16,10 @@ from linnet_agent.fetch.oci import OciClient, Retry
 from linnet_cli.publish.statement import build_bundle, build_statement
 
 INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+REPOSITORY = "models/digits"
+WEIGHTS = bytes(range(251)) * 10_000
 IMPATIENT = Retry(attempts=4, first_s=0.001, cap_s=0.002, connect_s=2.0, read_s=2.0)
 
 
@@ -80,6 +84,40 @@ class FakeRegistry:
             if version:
                 self.manifests[repository, version] = (document["mediaType"], content)
         return digest_of(content)
+
+    def layer(self, name, content, **change):
+        return {
+            "mediaType": "application/vnd.cncf.model.weight.v1.raw",
+            "digest": digest_of(content),
+            "size": len(content),
+            "annotations": {"org.cncf.model.filepath": name},
+            **change,
+        }
+
+    def publish(self, *, layers=None):
+        """Put a model there, tagged 1.0; return its digest."""
+        files = {"golden.json": b"{}", "model.onnx": WEIGHTS}
+        self.blobs |= {digest_of(content): content for content in files.values()}
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": "application/vnd.cncf.model.manifest.v1+json",
+            "layers": layers or [self.layer(name, content) for name, content in files.items()],
+        }
+        return self.put_manifest(REPOSITORY, document, tag="1.0")
+
+    def attach(self, subject, bundle, **change):
+        """Attach a bundle to a digest; return the digest of the bundle's manifest."""
+        self.blobs[digest_of(bundle)] = bundle
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": BUNDLE,
+            "layers": [{"mediaType": BUNDLE, "digest": digest_of(bundle), "size": len(bundle)}],
+            "subject": {"digest": subject},
+            **change,
+        }
+        return self.put_manifest(REPOSITORY, document)
 
     async def _serve(self, reader, writer):
         self.connections += 1

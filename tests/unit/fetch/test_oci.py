@@ -22,49 +22,13 @@ BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 
-def _digest(content):
-
+def digest_of(content):
     return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def _layer(name, content, **change):
-    return {
-        "mediaType": "application/vnd.cncf.model.weight.v1.raw",
-        "digest": _digest(content),
-        "size": len(content),
-        "annotations": {"org.cncf.model.filepath": name},
-        **change,
-    }
-
-
-def _publish(registry, *, layers=None):
-    files = {"golden.json": b"{}", "model.onnx": WEIGHTS}
-    registry.blobs |= {_digest(content): content for content in files.values()}
-    document = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "artifactType": "application/vnd.cncf.model.manifest.v1+json",
-        "layers": layers or [_layer(name, content) for name, content in files.items()],
-    }
-    return registry.put_manifest(REPOSITORY, document, tag="1.0")
-
-
-def _attach(registry, subject, bundle, **change):
-    registry.blobs[_digest(bundle)] = bundle
-    document = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "artifactType": BUNDLE_TYPE,
-        "layers": [{"mediaType": BUNDLE_TYPE, "digest": _digest(bundle), "size": len(bundle)}],
-        "subject": {"digest": subject},
-        **change,
-    }
-    return registry.put_manifest(REPOSITORY, document)
 
 
 @pytest.fixture
 async def artifact(registry, client):
-    return await client.fetch_artifact(SOURCE, _publish(registry))
+    return await client.fetch_artifact(SOURCE, registry.publish())
 
 
 @pytest.fixture
@@ -95,7 +59,7 @@ def _is_complete(staging):
 )
 @pytest.mark.parametrize("part", ["manifests/sha256:", "blobs/"])
 async def test_what_passes_is_tried_again(registry, client, staging, answer, fault, part):
-    digest = _publish(registry)
+    digest = registry.publish()
     registry.fail(part, fault(answer), times=3)
 
     artifact = await client.fetch_artifact(SOURCE, digest)
@@ -106,7 +70,7 @@ async def test_what_passes_is_tried_again(registry, client, staging, answer, fau
 
 
 async def test_a_registry_that_stays_ill_is_unavailable(registry, client, answer):
-    digest = _publish(registry)
+    digest = registry.publish()
     registry.fail("manifests/", lambda *_: answer(500), times=10)
 
     with pytest.raises(RegistryUnavailableError, match="500"):
@@ -128,7 +92,7 @@ async def test_a_blob_that_cannot_be_had_is_given_up_after_attempts_without_prog
 
 
 async def test_nobody_there_is_unavailable(registry, client):
-    digest = _publish(registry)
+    digest = registry.publish()
     await registry.stop()
 
     with pytest.raises(RegistryUnavailableError):
@@ -136,7 +100,7 @@ async def test_nobody_there_is_unavailable(registry, client):
 
 
 async def test_signatures_that_cannot_be_looked_for_are_not_called_absent(registry, client, answer):
-    digest = _publish(registry)
+    digest = registry.publish()
     registry.fail("referrers/", lambda *_: answer(500), times=10)
 
     with pytest.raises(RegistryUnavailableError):
@@ -145,7 +109,7 @@ async def test_signatures_that_cannot_be_looked_for_are_not_called_absent(regist
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
 async def test_a_no_is_final(registry, client, answer, status):
-    digest = _publish(registry)
+    digest = registry.publish()
     registry.fail("manifests/", lambda *_: answer(status), times=10)
 
     with pytest.raises(SourceNotFoundError):
@@ -155,19 +119,19 @@ async def test_a_no_is_final(registry, client, answer, status):
 
 
 async def test_a_blob_that_is_missing_is_final(registry, client, artifact, staging):
-    del registry.blobs[_digest(WEIGHTS)]
+    del registry.blobs[digest_of(WEIGHTS)]
 
     with pytest.raises(SourceNotFoundError, match=r"model\.onnx"):
         await client.fetch_layers(artifact, into=staging)
 
-    assert len(registry.asked(_digest(WEIGHTS))) == 1
+    assert len(registry.asked(digest_of(WEIGHTS))) == 1
 
 
 # The registry lies
 
 
 async def test_another_manifest_than_the_named_one_is_refused(registry, client, answer):
-    digest = _publish(registry)
+    digest = registry.publish()
     registry.fail("manifests/", lambda _, good: answer(body=good.body + b" "))
 
     with pytest.raises(DigestMismatchError):
@@ -185,24 +149,24 @@ async def test_another_manifest_than_the_named_one_is_refused(registry, client, 
 async def test_a_blob_that_is_not_what_the_manifest_says_is_refused(
     registry, client, artifact, staging, body
 ):
-    registry.blobs[_digest(WEIGHTS)] = body
+    registry.blobs[digest_of(WEIGHTS)] = body
 
     with pytest.raises(DigestMismatchError, match=r"model\.onnx"):
         await client.fetch_layers(artifact, into=staging)
 
 
 async def test_a_blob_that_never_ends_is_cut_off(registry, client, artifact, staging, answer):
-    registry.fail(_digest(WEIGHTS), lambda *_: answer(body=WEIGHTS * 4, length=False), times=1)
+    registry.fail(digest_of(WEIGHTS), lambda *_: answer(body=WEIGHTS * 4, length=False), times=1)
 
     with pytest.raises(DigestMismatchError, match="longer"):
         await client.fetch_layers(artifact, into=staging)
 
 
 async def test_a_refused_blob_leaves_nothing_to_build_upon(registry, client, artifact, staging):
-    registry.blobs[_digest(WEIGHTS)] = WEIGHTS[:-1] + b"x"
+    registry.blobs[digest_of(WEIGHTS)] = WEIGHTS[:-1] + b"x"
     with pytest.raises(DigestMismatchError):
         await client.fetch_layers(artifact, into=staging)
-    registry.blobs[_digest(WEIGHTS)] = WEIGHTS
+    registry.blobs[digest_of(WEIGHTS)] = WEIGHTS
 
     await client.fetch_layers(artifact, into=staging)
 
@@ -258,19 +222,19 @@ async def test_a_server_that_lies_about_ranges_does_not_stop_a_resume(
 ):
     staging.mkdir()
     (staging / "model.onnx").write_bytes(WEIGHTS[:1000])
-    registry.fail(_digest(WEIGHTS), lambda *_: lie(answer))
+    registry.fail(digest_of(WEIGHTS), lambda *_: lie(answer))
 
     await client.fetch_layers(artifact, into=staging)
 
     assert _is_complete(staging)
-    assert registry.asked(_digest(WEIGHTS))[0].headers["range"] == f"bytes=1000-{LAST}"
+    assert registry.asked(digest_of(WEIGHTS))[0].headers["range"] == f"bytes=1000-{LAST}"
 
 
 async def test_a_range_that_nobody_asked_for_is_refused(
     registry, client, artifact, staging, answer
 ):
     part = answer(206, body=WEIGHTS[1000:], headers=_range(1000, LAST))
-    registry.fail(_digest(WEIGHTS), lambda *_: part, times=9)
+    registry.fail(digest_of(WEIGHTS), lambda *_: part, times=9)
 
     with pytest.raises(DigestMismatchError, match="range"):
         await client.fetch_layers(artifact, into=staging)
@@ -281,14 +245,14 @@ async def test_a_range_that_nobody_asked_for_is_refused(
 
 async def test_every_attempt_gets_further_than_the_one_before(registry, client, artifact, staging):
     registry.fail(
-        _digest(WEIGHTS),
+        digest_of(WEIGHTS),
         lambda _, good: replace(good, cut=100_000),
         times=12,
     )
 
     await client.fetch_layers(artifact, into=staging)
 
-    ranges = [request.headers.get("range") for request in registry.asked(_digest(WEIGHTS))]
+    ranges = [request.headers.get("range") for request in registry.asked(digest_of(WEIGHTS))]
     last = len(WEIGHTS) - 1
     assert _is_complete(staging)
     assert ranges == [None, *(f"bytes={n * 100_000}-{last}" for n in range(1, 13))]
@@ -382,97 +346,17 @@ async def test_a_file_with_a_second_name_is_not_built_upon(client, artifact, sta
 
 
 async def test_no_room_is_said_before_the_first_byte(registry, client, staging):
-    huge = _layer("model.onnx", WEIGHTS, size=1 << 49)
+    huge = registry.layer("model.onnx", WEIGHTS, size=1 << 49)
     raw = registry.manifests[
-        REPOSITORY, _publish(registry, layers=[_layer("golden.json", b"{}"), huge])
+        REPOSITORY, registry.publish(layers=[registry.layer("golden.json", b"{}"), huge])
     ][1]
-    artifact = Artifact(SOURCE, parse_manifest(raw, digest=_digest(raw)), ())
+    artifact = Artifact(SOURCE, parse_manifest(raw, digest=digest_of(raw)), ())
 
     with pytest.raises(DiskFullError, match="room"):
         await client.fetch_layers(artifact, into=staging)
 
     assert not registry.asked("blobs/")
     assert DiskFullError.transient
-
-
-# Bundles
-
-
-async def test_broken_referrers_are_left_out(registry, client):
-    registry.referrers_api = True
-    digest = _publish(registry)
-    _attach(registry, digest, b"wrong layer", layers=[{"mediaType": "text/plain", "digest": "x"}])
-    _attach(registry, digest, b"no layer", layers=[])
-    _attach(registry, digest, b"two layers", layers=[{}, {}])
-    _attach(registry, digest, b"other kind", artifactType="text/plain")
-    lost = _attach(registry, digest, b"lost blob")
-    del registry.blobs[_digest(b"lost blob")]
-    forged = _attach(registry, digest, b"forged blob")
-    registry.blobs[_digest(b"forged blob")] = b"something else"
-    _attach(registry, digest, b'{"x": "' + b"x" * (5 << 20) + b'"}')
-    _attach(registry, digest, b"{}", annotations={"x": "x" * (70 << 10)})
-    _attach(registry, digest, b"no json")
-    _attach(registry, digest, b'{"a": 1, "a": 2}')
-    _attach(registry, digest, b'{"good": 1}')
-
-    artifact = await client.fetch_artifact(SOURCE, digest)
-
-    assert artifact.bundles == (b'{"good": 1}',)
-    assert lost != forged
-
-
-async def test_a_referrer_of_another_artifact_is_left_out(registry, client):
-    digest = _publish(registry)
-    other = _attach(registry, "sha256:" + "0" * 64, b"for another")
-    index = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{"digest": other, "artifactType": BUNDLE_TYPE}, "junk", {"digest": 7}],
-    }
-    registry.put_manifest(REPOSITORY, index, tag=digest.replace(":", "-"))
-
-    assert (await client.fetch_artifact(SOURCE, digest)).bundles == ()
-
-
-@pytest.mark.slow
-async def test_pages_of_referrers_are_followed_up_to_64_bundles(registry, client):
-    registry.referrers_api = True
-    registry.page_size = 7
-    digest = _publish(registry)
-    for number in range(70):
-        _attach(registry, digest, b'{"n": %d}' % number)
-
-    artifact = await client.fetch_artifact(SOURCE, digest)
-
-    assert artifact.bundles == tuple(b'{"n": %d}' % number for number in range(64))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("api", [True, False], ids=["api", "tag"])
-async def test_a_hundred_junk_referrers_do_not_hide_a_good_one(registry, client, api):
-    registry.referrers_api = api
-    registry.page_size = 9
-    digest = _publish(registry)
-    junk = [_attach(registry, digest, b"junk %d" % number) for number in range(100)]
-    good = _attach(registry, digest, b'{"good": 1}')
-    listed = [{"digest": one, "artifactType": BUNDLE_TYPE} for one in (*junk, good)]
-    registry.put_manifest(
-        REPOSITORY,
-        {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed},
-        tag=digest.replace(":", "-"),
-    )
-
-    artifact = await client.fetch_artifact(SOURCE, digest)
-
-    assert artifact.bundles == (b'{"good": 1}',)
-
-
-async def test_an_index_that_is_no_json_lists_nothing(registry, client, answer):
-    registry.referrers_api = True
-    digest = _publish(registry)
-    registry.fail("referrers/", lambda *_: answer(body=b"<html>"))
-
-    assert (await client.fetch_artifact(SOURCE, digest)).bundles == ()
 
 
 # Redirects and access
@@ -483,7 +367,7 @@ async def test_a_redirect_within_the_scheme_is_followed(
 ):
     registry.blobs["elsewhere"] = WEIGHTS
     target = f"{registry.url}/v2/x/blobs/elsewhere"
-    registry.fail(_digest(WEIGHTS), lambda *_: answer(307, headers={"Location": target}))
+    registry.fail(digest_of(WEIGHTS), lambda *_: answer(307, headers={"Location": target}))
 
     await client.fetch_layers(artifact, into=staging)
 
@@ -507,16 +391,16 @@ async def test_a_redirect_to_where_no_registry_is_is_refused(
     registry, client, artifact, staging, answer, target
 ):
     where = {"Location": target}
-    registry.fail(_digest(WEIGHTS), lambda *_: answer(302, headers=where), times=9)
+    registry.fail(digest_of(WEIGHTS), lambda *_: answer(302, headers=where), times=9)
 
     with pytest.raises(SourceNotFoundError, match="refused"):
         await client.fetch_layers(artifact, into=staging)
 
-    assert len(registry.asked(_digest(WEIGHTS))) == 1
+    assert len(registry.asked(digest_of(WEIGHTS))) == 1
 
 
 async def test_redirects_end(registry, client, answer):
-    digest = _publish(registry)
+    digest = registry.publish()
     again = {"Location": f"{registry.url}/v2/{REPOSITORY}/manifests/{digest}"}
     registry.fail("manifests/", lambda *_: answer(302, headers=again), times=99)
 
@@ -534,7 +418,7 @@ async def test_a_source_at_a_link_local_address_is_refused():
 
 async def test_a_token_is_fetched_where_the_registry_wants_one(registry, client, staging):
     registry.token = "Secret.42"  # noqa: S105 - made up
-    digest = _publish(registry)
+    digest = registry.publish()
 
     artifact = await client.fetch_artifact(SOURCE, digest)
     await client.fetch_layers(artifact, into=staging)
@@ -546,10 +430,10 @@ async def test_a_token_is_fetched_where_the_registry_wants_one(registry, client,
 
 async def test_a_token_does_not_travel_to_another_host(registry, client, staging, answer):
     registry.token = "Secret.42"  # noqa: S105 - made up
-    artifact = await client.fetch_artifact(SOURCE, _publish(registry))
+    artifact = await client.fetch_artifact(SOURCE, registry.publish())
     other = registry.url.replace("127.0.0.1", "localhost")
     registry.fail(
-        _digest(b"{}"), lambda *_: answer(307, headers={"Location": f"{other}/v2/x/blobs/y"})
+        digest_of(b"{}"), lambda *_: answer(307, headers={"Location": f"{other}/v2/x/blobs/y"})
     )
 
     with pytest.raises(SourceNotFoundError):

@@ -19,6 +19,7 @@ from linnet_agent.fetch.credentials import Credential, parse_challenge
 from linnet_agent.fetch.references import OciReference
 from linnet_agent.fetch.transport import Answer, Transport
 from linnet_agent.fetch.web import Guard, Place, require_status
+from linnet_agent.fetch.wire import split_url
 
 _MAX_TOKEN_BYTES: Final = 64 << 10
 
@@ -94,7 +95,7 @@ class Gatekeeper:
         loopback: bool,
     ) -> str:
         realm = parameters["realm"]
-        if urlsplit(realm).scheme not in {"https", urlsplit(place.url).scheme}:
+        if split_url(realm)[0].scheme not in {"https", urlsplit(place.url).scheme}:
             msg = f"{reference.host} asks for our credentials at {realm[:200]!r}: refused"
             raise SourceNotFoundError(msg)
         query = {

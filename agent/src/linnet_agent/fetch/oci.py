@@ -12,7 +12,7 @@ import logging
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -211,11 +211,8 @@ class OciClient:
 
     async def _candidates(self, reference: OciReference, subject: str) -> list[str]:
         """Return digests of what may be a bundle's manifest, in the registry's order."""
-        try:
-            listed = list(_candidates_in(await self._referrer_pages(reference, subject)))
-        except (SourceNotFoundError, DigestMismatchError):
-            listed = []  # no referrers API
-        if not listed:
+        listed = list(_candidates_in(await self._referrer_pages(reference, subject)))
+        if not listed:  # no referrers API, or one that did not see the push
             tag = subject.replace(":", "-")
             place = self._place(reference, f"manifests/{tag}", what=f"signatures of {subject}")
             try:
@@ -230,20 +227,19 @@ class OciClient:
         place = self._place(
             reference, f"referrers/{subject}?{query}", what=f"signatures of {subject}"
         )
-        home = urlsplit(place.url).path
         listed: list[dict[str, Any]] = []
         seen: set[str] = set()
         while place.url not in seen and len(seen) < _MAX_REFERRER_PAGES:
             seen.add(place.url)
-            page = await self._web.read(place, accept=INDEX_TYPE, max_bytes=MAX_MANIFEST_BYTES)
+            try:
+                page = await self._web.read(place, accept=INDEX_TYPE, max_bytes=MAX_MANIFEST_BYTES)
+            except (SourceNotFoundError, DigestMismatchError):
+                break  # no such API, or nothing that can be read
             listed.extend(_manifests_of(page.content))
-            follow = _LINK.search(page.headers.get("Link", ""))
-            if follow is None or len(listed) >= 4 * _MAX_CANDIDATES:
+            following = _next_page(place.url, page.headers.get("Link", ""))
+            if following is None or len(listed) >= 4 * _MAX_CANDIDATES:
                 break
-            url = urljoin(place.url, follow.group(1))
-            if not same_origin(url, place.url) or urlsplit(url).path != home:
-                break
-            place = Place(url=url, what=place.what, guard=place.guard, anywhere=place.anywhere)
+            place = replace(place, url=following)
         return listed
 
     async def _bundle(self, reference: OciReference, digest: str, *, subject: str) -> bytes | None:
@@ -307,6 +303,19 @@ def _bundle_blob(raw: bytes, *, subject: str) -> object:
         msg = "it speaks of something else"
         raise ValueError(msg)
     return layer["digest"]
+
+
+def _next_page(url: str, link: str) -> str | None:
+    """Return where the list goes on, if that is the same list."""
+    follow = _LINK.search(link)
+    if follow is None:
+        return None
+    try:
+        following = urljoin(url, follow.group(1))
+        same = same_origin(following, url) and urlsplit(following).path == urlsplit(url).path
+    except (ValueError, SourceNotFoundError):
+        return None
+    return following if same else None
 
 
 def _candidates_in(listed: list[dict[str, Any]]) -> Iterator[str]:

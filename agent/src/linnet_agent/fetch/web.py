@@ -23,6 +23,7 @@ from linnet_agent.errors import (
 )
 from linnet_agent.fetch.patience import AGAIN, Retry, read_retry_after
 from linnet_agent.fetch.transport import Answer, TransientError, Transport
+from linnet_agent.fetch.wire import split_url
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ class Web:
 
 def same_origin(one: str, other: str) -> bool:
     """Return true where two addresses are of one scheme, host and port."""
-    return _origin(one) == _origin(other)
+    return split_url(one)[0] == split_url(other)[0]
 
 
 def require_status(answer: Answer, *, what: str) -> None:
@@ -249,18 +250,12 @@ def _require_success(answer: Answer, *, what: str) -> None:
 
 
 def _redirected(url: str, location: str) -> str:
-    source = urlsplit(url)
     try:
         target = urljoin(url, location)
-        led = urlsplit(target)
     except ValueError:
-        led, target = source._replace(scheme=""), location[:200]
+        target = location
+    source, led = split_url(url)[0], split_url(target)[0]
     if led.scheme != source.scheme or not location:
-        msg = f"{source.hostname} leads to {target!r}: refused"
+        msg = f"{source.host} leads to {target[:200]!r}: refused"
         raise SourceNotFoundError(msg)
     return target
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc.lower()
