@@ -48,6 +48,7 @@ class Node:
         self.server_up = True
         self.server_gone_s = 0.0
         self.requests = self.failures = 0
+        self.duration_s = 0.0
         self.trust = "t1"
         self.refuses = {}
         self.broken = {}
@@ -62,7 +63,9 @@ class Node:
     # --- the world
 
     def facts(self):
-        server = ServerFacts(self.active, None, self.staged, self.requests, self.failures)
+        server = ServerFacts(
+            self.active, None, self.staged, self.requests, self.failures, self.duration_s
+        )
         return Facts(
             now=self.now,
             complete=frozenset(self.complete) - self.corrupt.keys(),
@@ -146,6 +149,16 @@ class Node:
                 self.now = action.until
         raise AssertionError(f"it does not end: {self.steps[-8:]}")
 
+    def run_with_power_cut(self, cut):
+        """Lose power before the ``cut``-th change to the world, and go on after that."""
+        self.cut_after = cut
+        try:
+            self.run()
+        except PowerCutError:
+            self.cut_power()
+        self.cut_after = None
+        self.run()
+
     def run_through(self, wanted, *, limit=60):
         self.give(wanted)
         return self.run(limit=limit)
@@ -226,6 +239,7 @@ class Node:
         assert self.staged == action.revision
         self.active, self.staged = action.revision, None
         self.requests = self.failures = 0
+        self.duration_s = 0.0
         return outcome.succeed(self.journal, action, facts)
 
     def _do_unstage(self, action, facts):
