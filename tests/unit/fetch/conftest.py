@@ -270,9 +270,14 @@ async def client(registry_url, tls):
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def answer():
     return Answer
+
+
+@pytest.fixture(scope="session")
+def make_registry():
+    return FakeRegistry
 
 
 class FakeWeb(FakeRegistry):

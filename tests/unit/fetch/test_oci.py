@@ -155,11 +155,14 @@ async def test_a_blob_that_is_not_what_the_manifest_says_is_refused(
         await client.fetch_layers(artifact, into=staging)
 
 
-async def test_a_blob_that_never_ends_is_cut_off(registry, client, artifact, staging, answer):
+async def test_a_blob_is_read_no_further_than_it_was_to_be(
+    registry, client, artifact, staging, answer
+):
     registry.fail(digest_of(WEIGHTS), lambda *_: answer(body=WEIGHTS * 4, length=False), times=1)
 
-    with pytest.raises(DigestMismatchError, match="longer"):
-        await client.fetch_layers(artifact, into=staging)
+    await client.fetch_layers(artifact, into=staging)
+
+    assert _is_complete(staging)
 
 
 async def test_a_refused_blob_leaves_nothing_to_build_upon(registry, client, artifact, staging):

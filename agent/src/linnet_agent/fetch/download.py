@@ -4,8 +4,8 @@
   left, which is hashed before it is built upon.
 - What was broken off goes on with a closed range; a server that does not keep to the range gives
   the whole file anew.
-- A file that came in several pieces and is not what it should be is fetched once more, whole: the
-  pieces may be of different files, or torn by a power cut. A whole file that is not is refused.
+- A file that came in several pieces and is not what it should be is fetched once more from its
+  beginning: the pieces may be of different files, or torn by a power cut. Then it is refused.
 """
 
 import asyncio
@@ -97,7 +97,6 @@ class _Download:
         self._tell()
         await self._complete()
         if self._file.digest() != self._layer.digest and self._pieced:
-            self._ranges = False
             await off_loop(self._restart)
             await self._complete()
         if (found := self._file.digest()) != self._layer.digest:
@@ -134,17 +133,12 @@ class _Download:
 
     def _receive(self, answer: Answer, *, start: int) -> None:
         """Read one answer into the file; in the worker thread."""
-        fault = _misfit(answer, self._layer, start=start)
-        if fault is None:
-            if answer.status == HTTPStatus.OK and start:
-                self._restart()  # the server gives it all again
-            self._pieced = self._file.have_bytes > 0
-            self._pour(answer)
-            if answer.read_into(memoryview(bytearray(1))):
-                size = self._layer.size_bytes
-                fault = f"{self._layer.name} is longer than the {size} bytes it was to be"
-        if fault is not None:
+        if (fault := _misfit(answer, self._layer, start=start)) is not None:
             raise RangeRefusedError(fault) if start else DigestMismatchError(fault)
+        if answer.status == HTTPStatus.OK and start:
+            self._restart()  # the server gives it all again
+        self._pieced = self._file.have_bytes > 0
+        self._pour(answer)
 
     def _pour(self, answer: Answer) -> None:
         missing = self._layer.size_bytes - self._file.have_bytes
@@ -182,6 +176,6 @@ def _misfit(answer: Answer, layer: Layer, *, start: int) -> str | None:
             return f"the server sends another range of {layer.name} than was asked for"
     expected = layer.size_bytes - start if partial else layer.size_bytes
     length = answer.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) != expected:
+    if length.isdecimal() and length != str(expected):
         return f"{layer.name} comes with {length} bytes and was to have {expected}"
     return None
