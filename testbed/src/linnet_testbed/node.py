@@ -46,6 +46,11 @@ class Node:
         return self.home / "etc"
 
     @property
+    def media(self) -> Path:
+        """Where sticks are mounted: what ``file://`` sources may lie below."""
+        return self.home / "media"
+
+    @property
     def token_file(self) -> Path:
         """The service account token that is bound to this Node."""
         return self.etc / "token"
@@ -96,6 +101,10 @@ class Node:
         argv += ["--ca-file", str(self.etc / "ca.crt"), "--server-socket", str(self.socket)]
         argv += ["--metrics", f"127.0.0.1:{self._port('agent')}"]
         argv += ["--registry-mirror", f"{REGISTRY_HOST}={self.registry_url}"]
+        mirrors = self.etc / "mirrors"  # host=url, one a line: what a test provisions besides
+        for mirror in mirrors.read_text().split() if mirrors.exists() else ():
+            argv += ["--registry-mirror", mirror]
+        argv += ["--file-roots", str(self.media)]
         argv += ["--heartbeat", self._bed.state.heartbeat]
         ceiling = self.etc / "trust.yaml"
         if ceiling.exists():
