@@ -61,9 +61,10 @@ class FakeRegistry:
         self.url = ""
         self._writers = set()
 
-    async def start(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+    async def start(self, tls=None):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
 
     async def stop(self):
         self._server.close()
