@@ -183,3 +183,64 @@ def test_a_registry_that_is_not_there_is_an_error(workdir):
         push.push_model(
             workdir / "model", to="oci://registry.testbed/a:1", bundle=None, mirrors=mirrors
         )
+
+
+def _grant(*more, model="factory/digits", counter=17):
+    given = ("--grant", "--model", model, "--counter", counter, "--key", "release.key")
+    return _run(sign, "model", *given, "--not-after", "2999-01-01T00:00:00Z", *more)
+
+
+def _trust(workdir):
+    pem = (workdir / "release.pub").read_text().replace("\n", "\n" + " " * 8).rstrip()
+    (workdir / "trust.yaml").write_text(
+        "apiVersion: linnet.dev/v1alpha1\nkind: TrustPolicy\nmetadata: {name: p}\nspec:\n"
+        f"  authorities:\n  - name: release\n    key:\n      publicKeyPEM: |\n        {pem}\n"
+    )
+    return ("model", "--policy", "trust.yaml", "--floor", 20)
+
+
+def test_a_grant_lets_a_node_go_below_its_floor(workdir, capsys):
+    _sign()
+    ask = _trust(workdir)
+    assert _run(verify, *ask) == Exit.REFUSED
+
+    assert _grant() == Exit.OK
+    granted = ("--bundle", "model.sigstore.json", "--bundle", "model.grant.sigstore.json")
+
+    assert _run(verify, *ask, *granted) == Exit.OK
+    assert "granted factory/digits counter 17 on every node" in capsys.readouterr().out
+
+    place = f"file://{workdir}/stick/model"
+    attached = ("--grant", "model.grant.sigstore.json")
+    assert _run(push, "model", "--to", place, *attached) == Exit.OK
+    assert _run(verify, place, *ask[1:]) == Exit.OK
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        pytest.param({"model": "factory/cats"}, "signed as factory/digits", id="name"),
+        pytest.param({"counter": 16}, "counter 17", id="counter"),
+    ],
+)
+@pytest.mark.usefixtures("workdir")
+def test_a_grant_is_for_a_model_as_it_is_signed(flags, says):
+    _sign()
+
+    with pytest.raises(CliError, match=says):
+        _grant(**flags)
+
+
+@pytest.mark.parametrize("ends", ["2999-01-01T00:00:00", "tomorrow"])
+@pytest.mark.usefixtures("workdir")
+def test_a_grant_ends_at_a_time_with_a_zone(ends):
+    _sign()
+
+    with pytest.raises(CliError, match="2026-12-01T00:00:00Z"):
+        _grant("--not-after", ends)
+
+
+@pytest.mark.usefixtures("workdir")
+def test_a_grant_without_an_end_is_a_usage_error():
+    with pytest.raises(CliError, match="go together"):
+        _sign("--grant")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from linnet_agent.errors import MalformedBundleError
 from linnet_agent.fetch.directory import DirectoryClient
+from linnet_agent.fetch.https import HttpsClient
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.fetch.patience import Retry
 from linnet_agent.fetch.sources import Sources
@@ -129,11 +130,11 @@ def _of_path(args: argparse.Namespace) -> _Case:
 
 
 async def _fetch(args: argparse.Namespace) -> Artifact:
+    mirrors = mirrors_of(args)
     sources = Sources(
         {
-            "oci": OciClient(
-                mirrors=mirrors_of(args), credentials=read_credentials(), retry=_IMPATIENT
-            ),
+            "oci": OciClient(mirrors=mirrors, credentials=read_credentials(), retry=_IMPATIENT),
+            "https": HttpsClient(mirrors=mirrors, retry=_IMPATIENT),
             "file": DirectoryClient(roots=(Path("/"),)),
         }
     )

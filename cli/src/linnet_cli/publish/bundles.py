@@ -13,6 +13,12 @@ def bundle_path(model_path: Path) -> Path:
     return resolved.with_name(resolved.name + ".sigstore.json")
 
 
+def grant_path(model_path: Path) -> Path:
+    """Return where a grant for a model lies unless told otherwise: beside it."""
+    resolved = model_path.resolve()
+    return resolved.with_name(resolved.name + ".grant.sigstore.json")
+
+
 def find_bundles(model: Path, named: Sequence[Path] | None) -> tuple[list[bytes], set[str]]:
     """Return the bundles of a directory or file, and which of its files they are.
 

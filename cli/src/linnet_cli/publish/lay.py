@@ -82,8 +82,8 @@ def _write_model(packed: Packed, place: Path) -> None:
         if _copy(packed.root / name, target) != digest:
             msg = f"{packed.root / name} has changed while it was copied"
             raise CliError(msg)
-    if packed.bundle is not None:
-        _write(place / bundle_name(1), packed.bundle)
+    for number, bundle in enumerate(packed.bundles, start=1):
+        _write(place / bundle_name(number), bundle)
     _write(place / MANIFEST_NAME, canonical_json(packed.manifest))
 
 

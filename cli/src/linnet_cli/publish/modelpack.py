@@ -38,6 +38,7 @@ class Packed:
         config: The config blob.
         manifest: Over all of it.
         bundle: Its signature; None: it has none.
+        grants: Signed leaves to take it although its counter is low.
     """
 
     root: Path
@@ -45,6 +46,12 @@ class Packed:
     config: bytes
     manifest: Mapping[str, Any]
     bundle: bytes | None
+    grants: tuple[bytes, ...] = ()
+
+    @property
+    def bundles(self) -> tuple[bytes, ...]:
+        """Return everything that is attached."""
+        return (*(() if self.bundle is None else (self.bundle,)), *self.grants)
 
     @property
     def digest(self) -> str:

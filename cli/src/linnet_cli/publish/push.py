@@ -10,6 +10,7 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from linnet_agent.errors import AgentError
@@ -52,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="its signature (default: <model>.sigstore.json beside it, where that is there)",
     )
+    parser.add_argument(
+        "--grant",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="attach a grant too (linnet sign --grant); may repeat",
+    )
     add_registry_options(parser)
 
 
@@ -69,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
             msg = "name a model, or its variants with --variant NAME=DIR"
             raise CliError(msg)
         else:
-            packed = _read(args.model_path, bundle=args.bundle)
+            grants = tuple(path.read_bytes() for path in args.grant)
+            packed = replace(_read(args.model_path, bundle=args.bundle), grants=grants)
             unsigned = [] if packed.bundle else [args.model_path.name]
             digest = publish(packed, to=args.to, mirrors=mirrors, credentials=credentials)
     except OSError as error:
@@ -163,15 +173,15 @@ def publish_variants(
 
 
 def _push(packed: Packed, registry: RegistryWriter) -> None:
-    """Push a model under its digest alone, and attach its bundle."""
+    """Push a model under its digest alone, and attach its bundles."""
     for name in sorted(packed.files):
         registry.push_file(packed.root / name, digest=packed.files[name])
     registry.push_blob(packed.config)
     registry.push_manifest(packed.manifest)
-    if packed.bundle is not None:
+    for bundle in packed.bundles:
         registry.push_blob(EMPTY_CONFIG)
-        registry.push_blob(packed.bundle)
-        registry.push_manifest(build_attachment(packed.bundle, to=packed))
+        registry.push_blob(bundle)
+        registry.push_manifest(build_attachment(bundle, to=packed))
 
 
 def _directory_of(to: str) -> Path | None:
@@ -226,7 +236,7 @@ def _require_match(packed: Packed, bundle: bytes, *, path: Path) -> None:
 
 
 def _variants_of(args: argparse.Namespace) -> dict[str, Path]:
-    if args.model_path is not None or args.bundle is not None:
+    if args.model_path is not None or args.bundle is not None or args.grant:
         msg = "either one model, or --variant for each; a variant's signature lies beside it"
         raise CliError(msg)
     variants: dict[str, Path] = {}
