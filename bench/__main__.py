@@ -16,6 +16,9 @@ PARTS = {
     "planner": "milliseconds of a plan and writes per node, a rollout over 1,000 simulated nodes",
 }
 
+ARGUMENTS = {"server": ["--peers", "linnet,bare"]}
+"""The other peers are `make bench-server`'s."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -29,7 +32,7 @@ def main() -> int:
     for part in chosen:
         print(f"\n== {part}: {PARTS[part]}", flush=True)
         started = time.monotonic()
-        worst = max(worst, importlib.import_module(f"bench.{part}").main([]))
+        worst = max(worst, importlib.import_module(f"bench.{part}").main(ARGUMENTS.get(part, [])))
         print(f"({time.monotonic() - started:.0f} s)", flush=True)
     return worst
 

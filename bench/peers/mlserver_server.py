@@ -1,0 +1,46 @@
+"""MLServer with a runtime of our own (it brings none for ONNX), in one process."""
+
+import asyncio
+import sys
+
+from mlserver import MLModel, MLServer, ModelSettings, Settings
+from mlserver.codecs import NumpyCodec
+from mlserver.settings import ModelParameters
+from mlserver.types import InferenceResponse
+
+from bench.peers.runtime import open_session
+
+
+class OnnxModel(MLModel):
+    async def load(self):
+        self._session = open_session(self.settings.parameters.uri)
+        return True
+
+    async def predict(self, payload):
+        x = NumpyCodec.decode_input(payload.inputs[0])
+        (y,) = self._session.run(["y"], {"x": x})
+        output = NumpyCodec.encode_output("y", y)
+        return InferenceResponse(model_name=self.name, outputs=[output])
+
+
+async def serve(port, *models):
+    settings = Settings(
+        http_port=int(port),
+        grpc_port=int(port) + 1,
+        metrics_port=int(port) + 2,
+        parallel_workers=0,
+        host="127.0.0.1",
+        debug=False,
+        load_models_at_startup=True,
+    )
+    server = MLServer(settings)
+    await server.start(
+        [
+            ModelSettings(name=name, implementation=OnnxModel, parameters=ModelParameters(uri=path))
+            for name, path in (pair.split("=", 1) for pair in models)
+        ]
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*sys.argv[1:]))
