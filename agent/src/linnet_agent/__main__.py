@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--server-socket", metavar="SOCK", help="linnet-server's control socket")
     add("--metrics", metavar="HOST:PORT", help="where metrics are served (default 127.0.0.1:9464)")
     add("--ceiling", metavar="FILE", help="the node's own trust (default /etc/linnet/trust.yaml)")
+    add(
+        "--trust-roots",
+        metavar="DIR",
+        help="sigstore trusted roots (default /etc/linnet/trust-roots)",
+    )
+    add("--tuf-directory", metavar="DIR", help="a TUF repository with a trusted_root.json")
     add("--heartbeat", metavar="DURATION", help="between heartbeats (default 10s)")
     add("--retry-max", metavar="DURATION", help="longest wait before a new try (default 60s)")
     add("--self-test-timeout", metavar="DURATION", help="for a model's self-test (default 120s)")

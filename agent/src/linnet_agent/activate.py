@@ -231,7 +231,7 @@ class Worker:
             return _Pause(None)
         if action.step is Step.WAIT:
             return await self._wait(action, facts)
-        if action.step is Step.VERIFY and not self._parts.trust.known:
+        if action.step is Step.VERIFY and not self._parts.judge.known:
             return _Pause(None)
         await self._write(outcome.begin(self.journal, action))
         try:
@@ -288,12 +288,12 @@ class Worker:
     async def _gather(self) -> Facts:
         view = await self._parts.monitor.refresh()
         self._look()
-        trust = self._parts.trust
+        judge = self._parts.judge
         return replace(
             self._facts_on_disk(),
             server=None if view is None else view.facts(self.key),
             server_gone_s=self._parts.monitor.gone_s,
-            policy_hash=trust.hash if trust.known else "",
+            policy_hash=judge.hash if judge.known else "",
             allowed=self._steps.allowed(),
             vanished=self._parts.desired.synced and self._parts.desired.get(self.key) is None,
         )

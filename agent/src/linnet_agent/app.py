@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from prometheus_client import start_http_server
@@ -32,6 +34,8 @@ from linnet_agent.fetch.variants import read_capabilities
 from linnet_agent.heartbeat import Heartbeat
 from linnet_agent.history import History
 from linnet_agent.hub import Hub, Object, TokenFile
+from linnet_agent.judge import Judge
+from linnet_agent.known_time import KnownTime, Reading
 from linnet_agent.metrics import Metrics, StateRow
 from linnet_agent.model_host import HostReporter, host_status
 from linnet_agent.monitor import ServerMonitor
@@ -44,6 +48,7 @@ from linnet_agent.settings import Settings
 from linnet_agent.store import Checkpoint, ModelKey, Store, no_checkpoint
 from linnet_agent.sync import NODE_MODELS, TRUST_POLICIES, Desired, Jitter, Link, follow, object_key
 from linnet_agent.trust import TrustStore
+from linnet_agent.tuf import TufRepository
 from linnet_api.model_host import ModelHostStatus, Trust
 
 log = logging.getLogger(__name__)
@@ -51,6 +56,12 @@ log = logging.getLogger(__name__)
 _RESTART_S: Final = 5.0
 _PARALLEL_FETCHES: Final = 2
 """A node's uplink is thin; two, so that one slow registry does not hold up the other."""
+
+_PROVISIONED_LOOK_S: Final = 30.0
+"""So often are the ceiling's and the roots' files read; one stat and a small file each."""
+
+_TUF_LOOK_S: Final = 3600.0
+"""A look takes a child's half second; roots rotate in months."""
 
 _HOST_BEATS: Final = 6
 """Every so many heartbeats the ModelHost is looked at."""
@@ -111,12 +122,25 @@ class Agent:
         self._desired = Desired(
             settings.root / "desired", on_change=self._wake_one, node=settings.node
         )
+        self._time = KnownTime(settings.root / "trust" / "time")
         self._trust = TrustStore(
             settings.root / "trust",
             ceiling_file=settings.ceiling,
             on_change=self._wake_all,
-            clock=clock,
+            clock=lambda: self._read_time().now,
+            roots_directory=settings.trust_roots,
         )
+        self._judge = Judge(
+            self._trust,
+            node=settings.node,
+            read_time=self._read_time,
+            prove_time=self._time.prove,
+        )
+        self._tuf = None
+        if settings.tuf_directory is not None:
+            self._tuf = TufRepository(
+                settings.tuf_directory, cache=settings.root / "trust" / "tuf.json"
+            )
         self._monitor = ServerMonitor(ServerClient(settings.socket), on_change=self._wake_all)
         self._sources = _sources(settings, jitter=jitter)
         self._rehash = Rehash(
@@ -147,7 +171,7 @@ class Agent:
         self._parts = Parts(
             store=self._store,
             desired=self._desired,
-            trust=self._trust,
+            judge=self._judge,
             monitor=self._monitor,
             sources=self._sources,
             capabilities=read_capabilities(),
@@ -173,6 +197,8 @@ class Agent:
             self.metrics.count_disk_fault(error)
             log.error("agent.disk.fault", extra={"cause": str(error)})  # noqa: TRY400 - expected
         self._trust.load()
+        if self._tuf is not None:
+            self._trust.take_tuf_root(self._tuf.state.root)
         self._desired.load()
         self._node_uid = self._token.node_uid()
         try:
@@ -187,6 +213,7 @@ class Agent:
                 group.create_task(self._keep("history", self._history.run))
                 group.create_task(self._keep("host", self._tell_host))
                 group.create_task(self._keep("rehash", self._rehash.run))
+                group.create_task(self._keep("provisioned", self._watch_provisioned))
         finally:
             self._group = None
             await self._hub.aclose()
@@ -264,7 +291,25 @@ class Agent:
                 async with asyncio.timeout(self._settings.heartbeat * _HOST_BEATS):
                     await self._host_news.wait()
             self._host_news.clear()
+
+    async def _watch_provisioned(self) -> None:
+        """Look at what people bring to the machine: ceiling, trusted roots, a TUF repository."""
+        looked_at = -math.inf
+        while True:
+            if self._tuf is not None and monotonic() - looked_at >= _TUF_LOOK_S:
+                looked_at = monotonic()
+                state = await asyncio.to_thread(self._tuf.refresh, self._read_time().now)
+                self._trust.take_tuf_root(state.root)
             self._trust.reload_ceiling()
+            await asyncio.sleep(min(_PROVISIONED_LOOK_S, self._settings.retry_max))
+
+    def _read_time(self) -> Reading:
+        """Return what time it is at least; the hub's word counts when it was heard."""
+        system = self._clock()
+        if (said := self._hub.date) is not None:
+            self._hub.date = None
+            self._time.note_hub(said, system=system)
+        return self._time.now(system)
 
     async def _find_node_uid(self) -> None:
         """Ask the hub for the Node's uid, where the token does not say it."""
@@ -338,11 +383,15 @@ class Agent:
                 ceiling=self._trust.ceiling is not None,
                 roots_version=self._trust.hash,
                 loosened=self._trust.loosened,
+                stale=self._trust.stale or self._is_tuf_stale(),
             ),
             orphans=self._orphans(),
             before=before,
             now=self._clock(),
         )
+
+    def _is_tuf_stale(self) -> bool:
+        return self._tuf is not None and self._tuf.state.is_stale(self._read_time().now)
 
     def _orphans(self) -> list[str]:
         """Return what is served and no order names; nothing before the hub has spoken."""

@@ -9,11 +9,11 @@ from typing import Protocol
 
 from linnet_agent.fetch.sources import Sources
 from linnet_agent.fetch.variants import Capabilities
+from linnet_agent.judge import Judge
 from linnet_agent.metrics import Metrics
 from linnet_agent.monitor import ServerMonitor
 from linnet_agent.store import ModelKey, Store
 from linnet_agent.sync import Desired, Jitter
-from linnet_agent.trust import TrustStore
 
 Clock = Callable[[], datetime]
 
@@ -34,7 +34,7 @@ class Parts:
 
     store: Store
     desired: Desired
-    trust: TrustStore
+    judge: Judge
     monitor: ServerMonitor
     sources: Sources
     capabilities: Capabilities

@@ -12,6 +12,7 @@ import pydantic
 
 from linnet_agent.fetch.directory import DEFAULT_FILE_ROOTS
 from linnet_agent.fetch.references import parse_mirrors
+from linnet_agent.trust import DEFAULT_ROOTS
 from linnet_api.durations import parse_duration
 from linnet_api.quantities import parse_quantity
 
@@ -72,6 +73,15 @@ class Settings(pydantic.BaseModel):
     ceiling: Path = pydantic.Field(
         default=Path("/etc/linnet/trust.yaml"),
         description="The node's own trust, provisioned with the machine; no file: none.",
+    )
+    trust_roots: Path = pydantic.Field(
+        default=DEFAULT_ROOTS,
+        description="Directory of sigstore trusted roots, <name>.json; they come with the machine.",
+    )
+    tuf_directory: Path | None = pydantic.Field(
+        default=None,
+        description="A TUF repository in a directory; its trusted_root.json is the root named tuf, "
+        "its first root is /etc/linnet/tuf/root.json. None: none is followed.",
     )
     heartbeat: _Seconds = pydantic.Field(
         default=10.0,

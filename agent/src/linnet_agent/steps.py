@@ -33,9 +33,7 @@ from linnet_agent.parts import Parts
 from linnet_agent.room import choose_evictions, say_no_room
 from linnet_agent.selftest import Budget, run_self_test
 from linnet_agent.store import ModelDirectory, ModelKey, ServingRecord, find_runnable
-from linnet_agent.verify.artifact import verify_artifact
 from linnet_agent.verify.manifest import Artifact
-from linnet_agent.verify.policy import Decision
 from linnet_api.reasons import NodeReason
 
 log = logging.getLogger(__name__)
@@ -102,7 +100,7 @@ class Steps:
     def allowed(self) -> str | None:
         """Return the revision whose manifest is at hand and allowed under the trust in force."""
         at_hand = self._at_hand
-        allowed = at_hand and at_hand.allowed_under == self._parts.trust.hash
+        allowed = at_hand and at_hand.allowed_under == self._parts.judge.hash
         return at_hand.revision if at_hand and allowed else None
 
     async def take(self, action: Action, facts: Facts, journal: Journal) -> Journal:
@@ -152,14 +150,14 @@ class Steps:
     # --- trust
 
     async def _verify(self, action: Action, facts: Facts, journal: Journal) -> Journal:
-        order = _order(journal)
+        order, judge = _order(journal), self._parts.judge
         artifact = await self._read_artifact(order, facts)
-        judged, digest = await self._judge_or_pardon(journal, artifact)
+        asked = judge.hash
+        judged, digest = await self._judge_order(journal, artifact)
         if not judged.allowed:
-            before = self._parts.trust.hash
             await self._parts.refresh_trust()
-            if self._parts.trust.hash != before:
-                judged, digest = await self._judge_or_pardon(journal, artifact)
+            if judge.hash != asked:
+                judged, digest = await self._judge_order(journal, artifact)
         self._at_hand = _AtHand(
             order.revision or "",
             artifact,
@@ -174,21 +172,37 @@ class Steps:
             return outcome.deny(journal, judged, facts)
         return outcome.succeed(journal, action, facts, judged=judged)
 
+    async def _judge_order(self, journal: Journal, artifact: Artifact) -> tuple[Judged, str | None]:
+        """Judge; what may be gone back to is allowed, with what the judge said (rule 3)."""
+        order = _order(journal)
+        assert order.revision is not None
+        answer = await self._parts.judge.ask(
+            artifact,
+            revision=order.revision,
+            model=f"{self._key.namespace}/{order.serving_name}",
+            floor=journal.floor,
+        )
+        judged = answer.judged
+        if not judged.allowed and table.is_legal_anyway(journal, order.revision, answer.standing):
+            judged = _pardon(judged)
+        return judged, answer.model_digest
+
     async def _rejudge(self, action: Action, journal: Journal) -> Journal:
         """Ask whether what was allowed once has been revoked since; nothing else takes it away."""
         assert action.revision is not None
         record = self._directory.read_records()[action.revision]
-        artifact = self._directory.read_evidence(action.revision)
-        judged, _, standing = await self._judge(
-            artifact, action.revision, record.serving_name, floor=None
+        answer = await self._parts.judge.ask(
+            self._directory.read_evidence(action.revision),
+            revision=action.revision,
+            model=f"{self._key.namespace}/{record.serving_name}",
+            floor=None,
         )
+        judged, standing = answer.judged, answer.standing
         why = judged.message if standing is not Standing.GOOD else ""
-        if self._parts.trust.fault is not None or judged.reason in _NOT_NOW:
+        if self._parts.judge.is_at_fault or judged.reason in _NOT_NOW:
             # Who cannot be asked has not revoked anything, and has not taken a revocation back.
-            standing, why = (
-                journal.known[action.revision].standing,
-                journal.known[action.revision].why,
-            )
+            known = journal.known[action.revision]
+            standing, why = known.standing, known.why
         if standing is not Standing.GOOD:
             judged = replace(judged, allowed=False, reason=NodeReason.REVOKED, message=why)
         elif not judged.allowed:
@@ -213,48 +227,6 @@ class Steps:
         return await self.unless_preempted(
             self._parts.sources.fetch_artifact(order.source, order.artifact, accepts=accepts)
         )
-
-    async def _judge_or_pardon(
-        self, journal: Journal, artifact: Artifact
-    ) -> tuple[Judged, str | None]:
-        """Judge; what may be gone back to is allowed, with what the judge said (rule 3)."""
-        order = _order(journal)
-        assert order.revision is not None
-        judged, digest, standing = await self._judge(
-            artifact, order.revision, order.serving_name, floor=journal.floor
-        )
-        if judged.allowed or not table.is_legal_anyway(journal, order.revision, standing):
-            return judged, digest
-        return _pardon(judged), digest
-
-    async def _judge(
-        self, artifact: Artifact, revision: str, serving_name: str, *, floor: int | None
-    ) -> tuple[Judged, str | None, Standing]:
-        trust, now = self._parts.trust, self._parts.clock()
-        if trust.fault is not None:
-            reason, message = trust.fault
-            return Judged(revision, False, reason, message, trust.hash, now), None, Standing.GOOD
-        verified = verify_artifact(
-            artifact,
-            expected_model=f"{self._key.namespace}/{serving_name}",
-            policies=trust.policies,
-            ceiling=trust.ceiling,
-            floor=floor,
-            now=now,
-        )
-        decision = verified.decision
-        judged = Judged(
-            revision=revision,
-            allowed=decision.allowed,
-            reason=decision.reason,
-            message=decision.message,
-            policy_hash=trust.hash,
-            at=verified.at,
-            signer=decision.signer,
-            model=decision.model,
-            counter=decision.counter,
-        )
-        return judged, verified.model_digest, _standing_of(decision)
 
     def _tell_judged(self, event: str, judged: Judged, *, about: str | None) -> None:
         self.log(
@@ -454,14 +426,6 @@ class Steps:
 def _order(journal: Journal) -> Order:
     assert journal.order is not None
     return journal.order
-
-
-def _standing_of(decision: Decision) -> Standing:
-    if decision.reason is not NodeReason.REVOKED:
-        return Standing.GOOD
-    if decision.refused_by == "ceiling":
-        return Standing.FORBIDDEN
-    return Standing.KEPT if decision.on_active == "KeepServing" else Standing.REVOKED
 
 
 def _pardon(judged: Judged) -> Judged:
