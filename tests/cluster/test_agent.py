@@ -3,9 +3,12 @@
 - Every test has a namespace, and so a model, of its own; the node, its server and network are real.
 """
 
+import contextlib
 import copy
 import itertools
 import json
+import subprocess
+import threading
 
 import httpx
 import numpy as np
@@ -40,8 +43,15 @@ def keys():
     return generate_key(), generate_key()
 
 
+FRAGILE = 1000
+"""The factor of a model that divides by its input: 0 makes a request fail."""
+
+
 def build(directory, factor):
     directory.mkdir(parents=True)
+    if factor == FRAGILE:
+        build_fragile(directory)
+        return
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
     constant = numpy_helper.from_array(np.array(factor, "f4"), "factor")
@@ -50,6 +60,24 @@ def build(directory, factor):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 10
     (directory / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def build_fragile(directory):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
+    dividend = numpy_helper.from_array(np.array(FRAGILE, "i8"), "dividend")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Div", ["dividend", "whole"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["y"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], initializer=[dividend])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 10
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    one, other = ({"datatype": "FP32", "shape": [1], "data": [n]} for n in (1.0, float(FRAGILE)))
+    golden = {"inputs": {"x": one}, "outputs": {"y": other}}
+    (directory / "golden.json").write_text(json.dumps(golden))
 
 
 class Hub:
@@ -152,8 +180,8 @@ class Hub:
         until(lambda: self.status().get("reason") == reason, 30, reason)
         return self.status()
 
-    def answer(self):
-        tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}
+    def answer(self, x=1.0):
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [x]}
         url = f"{self.bed.node(NODE).server_url}/v2/models/{self.namespace}.{DEPLOYMENT}/infer"
         response = httpx.post(url, json={"inputs": [tensor]}, trust_env=False)
         return response.json()["outputs"][0]["data"][0] if response.is_success else None
@@ -297,6 +325,80 @@ def test_a_node_that_was_away_finds_its_order_at_first_contact(hub):
 
     hub.wait("Active", revision=second)
     assert hub.answer() == 3.0
+
+
+@contextlib.contextmanager
+def recorded(hub):
+    """Yield what the API server tells of the NodeModel's status while the body runs, in order."""
+    words = "{.status.observedSequence} {.status.state} {.status.reason}{'\\n'}"
+    argv = [
+        hub.bed._binaries.kubectl(),
+        f"--kubeconfig={hub.bed.kubeconfig}",
+        *("-n", hub.namespace, "get", "nodemodel", hub.name, "-w", "-o", f"jsonpath={words}"),
+    ]
+    told = []
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as watch:
+        reader = threading.Thread(target=lambda: told.extend(iter(watch.stdout.readline, "")))
+        reader.start()
+        try:
+            until(lambda: told, 30, "the watch tells what is so now")
+            yield told
+        finally:
+            watch.kill()
+            reader.join()
+
+
+def test_a_revert_needs_no_network_and_a_node_reports_before_it_takes_orders(hub):
+    """Reverting with the network cut, by local health; then weeks of silence, as if."""
+    node = hub.bed.node(NODE)
+    first = hub.order(2)
+    hub.wait("Active", revision=first)
+    fragile = hub.order(FRAGILE, counter=2, soak_s=600)
+    hub.wait("Soaking", revision=fragile)
+    soaking = hub.sequence
+    newest = hub.publish(5, counter=3)["revision"]
+    node.cut()
+
+    for _ in range(8):
+        hub.answer(0.0)
+    until(lambda: hub.answer() == 2.0, 60, "it has gone back by itself")
+
+    journal = node.root / "models" / hub.namespace / DEPLOYMENT / "journal.json"
+    until(lambda: json.loads(journal.read_bytes())["state"] == "Reverted", 60, "it is noted")
+    until(lambda: list((node.root / "results").glob("*.results")), 60, "it is kept to be told")
+    assert (hub.status()["state"], hub.status()["observedSequence"]) == ("Soaking", soaking)
+
+    with recorded(hub) as told:
+        hub.order(5)
+        node.restore()
+        hub.wait("Active", revision=newest)
+        until(lambda: any(f"{hub.sequence} Active" in line for line in told), 30, "it is told")
+        lines = [line.split() for line in told]
+
+    reported = lines.index([str(soaking), "Reverted", "SoakFailed"])
+    taken = next(n for n, line in enumerate(lines) if line[0] == str(hub.sequence))
+    assert reported < taken
+    assert hub.answer() == 5.0
+
+    def histories():
+        events = hub.bed.get("-n", hub.namespace, "events.events.k8s.io")["items"]
+        return [e["reason"] for e in events if e["reportingController"] == "linnet.dev/agent"]
+
+    until(lambda: histories() == ["SoakFailed"], 60, "what came to pass meanwhile is an Event")
+
+
+def test_a_status_is_written_once_a_change(hub):
+    hub.order(2)
+    hub.wait("Active")
+
+    with recorded(hub) as told:
+        before = len(told)
+        hub.order(3, counter=2)
+        hub.wait("Active")
+        until(lambda: f"{hub.sequence} Active Active\n" in told, 30, "it is told")
+        lines = told[before:]
+
+    assert 2 <= len(lines) <= 12  # the order itself, and at most one for each state and reason
 
 
 def test_a_node_that_is_killed_at_work_and_starts_without_a_network_finishes(hub):

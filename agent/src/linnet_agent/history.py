@@ -78,6 +78,7 @@ class History(Reporter):
 
     def mark(self, key: ModelKey) -> None:
         """Note an end that a model's order has just come to, and tell the status reporter."""
+        self._let_go_told(key)
         view = self._view(key)
         if view is not None:
             self._note(key, view)
@@ -86,6 +87,7 @@ class History(Reporter):
     async def report_now(self, key: ModelKey) -> None:
         """Let the status reporter try."""
         await self._inner.report_now(key)
+        self._let_go_told(key)
 
     async def run(self) -> None:
         """Keep and tell, for ever."""
@@ -126,11 +128,10 @@ class History(Reporter):
         self._wake.set()
 
     async def _keep(self) -> None:
+        for key in self._seen:
+            self._let_go_told(key)
         fresh, self._fresh = self._fresh, []
-        last = {key: ending for key, ending, _, _ in fresh}
-        for key, ending, at, content in fresh:
-            if last[key] is ending and self._is_told(key, ending):
-                continue
+        for key, _, at, content in fresh:
             wanted = self._desired.get(key)
             place = {
                 "namespace": key.namespace,
@@ -138,6 +139,12 @@ class History(Reporter):
                 "uid": None if wanted is None else wanted.document["metadata"].get("uid"),
             }
             await asyncio.to_thread(self._queue.append, content | place, at=at)
+
+    def _let_go_told(self, key: ModelKey) -> None:
+        """Forget an end that the status tells; asked before it can tell the next one."""
+        self._fresh = [
+            each for each in self._fresh if each[0] != key or not self._is_told(key, each[1])
+        ]
 
     def _is_told(self, key: ModelKey, ending: Ending) -> bool:
         wanted = self._desired.get(key)
@@ -161,10 +168,11 @@ class History(Reporter):
                 if error.status != 409:  # it is there already
                     log.warning("history.refused", extra={"cause": str(error)})
             self._queue.done(result)
-        log.info(
-            "history.told",
-            extra={"count": len(pending[-MAX_EVENTS:]), "dropped": self._queue.dropped},
-        )
+        if pending:
+            log.info(
+                "history.told",
+                extra={"count": len(pending[-MAX_EVENTS:]), "dropped": self._queue.dropped},
+            )
 
 
 def _content(view: WorkerView, ending: Ending) -> Object:

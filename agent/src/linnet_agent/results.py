@@ -108,7 +108,8 @@ class ResultQueue:
     def pending(self, *, now: datetime) -> list[Result]:
         """Return what waits, oldest first; what is too old is dropped."""
         for segment in list(self._segments):
-            if all(now - result.at > self._max_age for result in segment.results):
+            newest = max((result.at for result in segment.results), default=now)
+            if now - newest > self._max_age:
                 self._drop(len(segment.results), "age")
                 self._remove(segment)
         return [*self._all(), *self._in_memory]
