@@ -91,6 +91,21 @@ def test_a_log_entry_of_another_instance_gives_none(verifier):
     assert proof.signed_at is None
 
 
+def test_a_log_entry_by_another_key_gives_none(instance, verifier):
+    mine, theirs = (
+        instance.log_statement(STATEMENT, key, Signing(at=NOON))
+        for key in (PRIVATE, ec.generate_private_key(ec.SECP256R1()))
+    )
+
+    class Mistaken:
+        def verify_file(self, _, *, sha256):
+            return verifier.verify_file(theirs, sha256=sha256)
+
+    (proof,) = check_file(mine, sha256=SHA256, keys=[_key()], verifier=Mistaken())
+
+    assert proof == Proof(KeySigner(_key().key_id), None, None)
+
+
 def _two_contents(raw):
     return json.dumps(json.loads(raw) | {"dsseEnvelope": {}}).encode()
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from linnet_agent.verify.keyless import ChildVerifier
+from linnet_agent.confine import AUDIT_HOOK, NETWORK_NAMESPACE, SECCOMP
+from linnet_agent.verify.keyless import CHILD, ChildVerifier
+from linnet_agent.verify.keyless_child import answer
 from linnet_agent.verify.keys import load_public_key
 from linnet_agent.verify.signatures import Identified, IdentitySigner, Logged, Unproved
 from linnet_agent.verify.windows import parse_root, valid_at
@@ -262,6 +265,29 @@ def test_a_bundle_that_lacks_a_witness_is_malformed(instance, path, change):
     verdict = judge(_edit(bundle, path, change), instance.trusted_root())
 
     refused(verdict, NodeReason.MALFORMED_BUNDLE)
+
+
+def test_what_a_bundle_says_twice_is_malformed(instance):
+    twice = instance.sign_statement(PAYLOAD, Signing(at=NOON))[:-1] + b',"mediaType":"x"}'
+
+    said = answer(twice, roots={"a": instance.trusted_root()}, now=LATER, artifact_sha256=None)
+
+    assert said["reason"] is NodeReason.MALFORMED_BUNDLE
+    assert "twice" in said["message"]
+
+
+def test_what_is_signed_as_something_else_is_no_statement(instance):
+    private = ec.generate_private_key(ec.SECP256R1())
+    bundle = instance.log_statement(PAYLOAD, private, Signing(at=NOON))
+    ask = {"roots": {"a": instance.trusted_root()}, "now": LATER, "artifact_sha256": None}
+
+    for path, change in (
+        (["dsseEnvelope", "payloadType"], lambda _: "text/plain"),
+        (["mediaType"], lambda _: "application/vnd.dev.sigstore.bundle+json;version=0.1"),
+        (["verificationMaterial", "tlogEntries"], lambda entries: entries * 2),
+    ):
+        assert answer(_edit(bundle, path, change), **ask)["reason"] is NodeReason.MALFORMED_BUNDLE
+    assert "proofs" in answer(bundle, **ask)
 
 
 # --- clocks ---------------------------------------------------------------------------------------
@@ -540,6 +566,23 @@ def test_a_child_that_cannot_be_started_proves_nothing(instance):
 
 def test_nothing_to_verify_starts_no_child():
     assert ChildVerifier({}, now=LATER, command=["/nonexistent/python"]).verify([]) == []
+
+
+@pytest.mark.slow
+def test_the_child_has_given_up_the_network_before_it_reads_a_bundle():
+    request = json.dumps({"now": NOON.isoformat(), "roots": {}, "bundles": []})
+
+    done = subprocess.run(
+        [*CHILD, str(os.getpid()), "60"],
+        input=request,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+    layers = json.loads(done.stdout)["layers"]
+    assert {NETWORK_NAMESPACE, SECCOMP, AUDIT_HOOK} & set(layers)
 
 
 @pytest.mark.slow

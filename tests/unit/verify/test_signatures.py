@@ -305,6 +305,23 @@ def test_a_log_entry_that_is_not_good_takes_nothing_away(instance, keyless):
     assert unproved == []
 
 
+def test_a_log_entry_by_another_key_gives_no_time(instance, keyless):
+    one, signer = _new_signer()
+    other, _ = _new_signer()
+    payload = b'{"predicateType":"x"}'
+    mine, theirs = (
+        json.loads(instance.log_statement(payload, key, Signing(at=NOON))) for key in (one, other)
+    )
+
+    class Mistaken:
+        def verify(self, bundles):
+            return keyless.verify([json.dumps(theirs).encode()] * len(bundles))
+
+    (signed,), _ = check([json.dumps(mine).encode()], signer, keyless=Mistaken())
+
+    assert signed.proofs == (_by(signer),)
+
+
 def test_a_log_entry_does_not_make_a_strangers_key_trusted(workshop, instance, keyless):
     private, _ = _new_signer()
     bundle = instance.log_statement(workshop.statement(), private, Signing(at=NOON))

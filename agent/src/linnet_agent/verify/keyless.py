@@ -60,7 +60,7 @@ class ChildVerifier(KeylessVerifier, FileVerifier):
         roots: Mapping[str, bytes],
         *,
         now: datetime,
-        timeout_s: float = 20.0,
+        timeout_s: float = 40.0,
         command: Sequence[str] = CHILD,
     ) -> None:
         """Keep what the child is to be told.

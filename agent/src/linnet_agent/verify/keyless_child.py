@@ -208,6 +208,9 @@ def _read_bundle(raw: bytes) -> Bundle:
         raise InvalidBundle(f"its {place} is not what it must be: {first['msg']}") from error
     except ValueError as error:
         raise InvalidBundle(f"it is not readable: {error}") from error
+    envelope = document.dsse_envelope
+    if envelope is not None and envelope.payload_type != PAYLOAD_TYPE:
+        raise InvalidBundle(f"its payloadType is {envelope.payload_type[:80]!r}")
     by_key = document.verification_material.public_key is not None
     return _KeyBundle(document) if by_key else Bundle(document)
 
@@ -232,9 +235,7 @@ def _verify(bundle: Bundle, root: Mapping[str, Any], *, artifact_sha256: bytes |
         who = {"key": _logged_key(bundle, artifact_sha256=artifact_sha256)}
     else:
         if envelope is not None:
-            kind, _ = verifier.verify_dsse(bundle, _Anyone())
-            if kind != PAYLOAD_TYPE:
-                raise RefusedError(NodeReason.MALFORMED_BUNDLE, f"its payloadType is {kind[:80]!r}")
+            verifier.verify_dsse(bundle, _Anyone())
         elif artifact_sha256 is not None:
             hashed = Hashed(algorithm=HashAlgorithm.SHA2_256, digest=artifact_sha256)
             verifier.verify_artifact(hashed, bundle, _Anyone())
