@@ -1,11 +1,12 @@
 """Bundles beside an artifact: found by the API or by the tag, whatever else lies there."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 
 import pytest
 
-from linnet_agent.errors import SourceNotFoundError
+from linnet_agent.errors import RegistryUnavailableError, SourceNotFoundError
 
 REPOSITORY = "models/digits"
 SOURCE = f"oci://registry.testbed/{REPOSITORY}:1.0"
@@ -164,6 +165,25 @@ async def test_signatures_that_the_api_does_not_know_are_found_by_their_tag(
     artifact = await client.fetch_artifact(SOURCE, digest)
 
     assert artifact.bundles == (b'{"good": 1}',)
+
+
+async def test_one_bundle_that_cannot_be_had_ends_the_questions_for_the_others(
+    registry, client, answer
+):
+    registry.referrers_api = True
+    digest = registry.publish()
+    for number in range(8):
+        registry.attach(digest, b'{"n": %d}' % number)
+    lost = digest_of(b'{"n": 0}')
+    registry.fail(lost, lambda *_: answer(500), times=99)
+    for number in range(1, 8):  # says more than it sends
+        stalling = digest_of(b'{"n": %d}' % number)
+        registry.fail(stalling, lambda _, good: replace(good, headers={"Content-Length": "99"}))
+
+    with pytest.raises(RegistryUnavailableError, match="500"):
+        await client.fetch_artifact(SOURCE, digest)
+
+    assert not [task for task in asyncio.all_tasks() if "OciClient" in repr(task)]
 
 
 async def test_the_same_bundle_twice_is_one_bundle(registry, client):

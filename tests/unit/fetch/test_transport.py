@@ -289,6 +289,16 @@ async def test_a_connection_that_cannot_serve_again_is_not_asked(transport, scri
         assert server.connections == 3
 
 
+async def test_a_connection_serves_only_those_who_may_go_where_it_leads(transport):
+    async with Server(says(OK, then="again")) as server:
+        await transport.send(server.url, receive=read, anywhere=True)
+        await transport.send(server.url, receive=read, loopback=True)
+        with pytest.raises(SourceNotFoundError, match="refused"):
+            await transport.send(server.url, receive=read, loopback=False)
+
+        assert len(server.heads) == 2
+
+
 async def test_only_so_many_connections_are_open_to_one_host():
     open_now, most = 0, 0
     gate = asyncio.Event()

@@ -8,7 +8,6 @@
   beginning: the pieces may be of different files, or torn by a power cut. Then it is refused.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +17,7 @@ from linnet_agent.errors import DigestMismatchError
 from linnet_agent.fetch.sources import OnProgress
 from linnet_agent.fetch.staging import PartialFile, off_loop, prepare_staging, seal_staging
 from linnet_agent.fetch.transport import Answer, TransientError
-from linnet_agent.fetch.web import Place, RangeRefusedError, Web
+from linnet_agent.fetch.web import Place, RangeRefusedError, Web, side_by_side
 from linnet_agent.verify.manifest import Layer
 
 _BUFFER_BYTES: Final = 512 << 10
@@ -63,12 +62,7 @@ async def download_all(
 
             await _Download(web, place_of(layer), layer, on_progress=note).run(into / layer.name)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_SIDE_BY_SIDE):
-                group.create_task(work())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    await side_by_side(work() for _ in range(_SIDE_BY_SIDE))
     await off_loop(lambda: seal_staging(into))
 
 

@@ -7,7 +7,6 @@
 - Files are fetched side by side, and are the artifact's or are refused.
 """
 
-import asyncio
 import logging
 import re
 import ssl
@@ -32,7 +31,7 @@ from linnet_agent.fetch.sources import OnProgress
 from linnet_agent.fetch.throttle import Throttle
 from linnet_agent.fetch.transport import Limits, Transport
 from linnet_agent.fetch.variants import VariantChoice, choose_variant, require_variant
-from linnet_agent.fetch.web import AbsentError, Place, Web, same_origin
+from linnet_agent.fetch.web import AbsentError, Place, Web, same_origin, side_by_side
 from linnet_agent.verify.envelope import MAX_BUNDLE_BYTES
 from linnet_agent.verify.manifest import (
     BUNDLE_TYPE,
@@ -200,13 +199,11 @@ class OciClient:
         for start in range(0, len(candidates), _AT_A_TIME):
             if found.is_full:
                 return
-            bundles = await asyncio.gather(
-                *(
-                    self._bundle(reference, digest, subject=subject)
-                    for digest in candidates[start : start + _AT_A_TIME]
-                )
+            asked = (
+                self._bundle(reference, digest, subject=subject)
+                for digest in candidates[start : start + _AT_A_TIME]
             )
-            for bundle in bundles:
+            for bundle in await side_by_side(asked):
                 found.add(bundle)
 
     async def _candidates(self, reference: OciReference, subject: str) -> list[str]:

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from linnet_agent.fetch.addresses import require_allowed
@@ -66,7 +67,7 @@ class Transport:
         self._tls = tls
         self._resolve = resolve or _resolve
         self._slots: dict[Origin, asyncio.Semaphore] = {}
-        self._idle: dict[Origin, list[Wire]] = {}
+        self._idle: dict[_Way, list[Wire]] = {}
         self._workers = ThreadPoolExecutor(_MAX_WORKERS, thread_name_prefix="fetch")
 
     async def aclose(self) -> None:
@@ -104,7 +105,8 @@ class Transport:
         """
         origin, path = split_url(url)
         async with self._slots.setdefault(origin, asyncio.Semaphore(self._per_host)):
-            wire = self._take_idle(origin)
+            way = _Way(origin=origin, anywhere=anywhere, loopback=loopback)
+            wire = self._take_idle(way)
             addresses: Sequence[Address] = ()
             if wire is None:
                 addresses = await self._look_up(origin)
@@ -123,7 +125,7 @@ class Transport:
                 return await self._in_worker(work, exchange, pulse)
             finally:
                 opening.cancel()
-                self._keep(exchange)
+                self._keep(way, exchange)
 
     async def _in_worker(
         self, work: Callable[[], _Result], exchange: Exchange, pulse: Callable[[], None] | None
@@ -161,9 +163,9 @@ class Transport:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def _take_idle(self, origin: Origin) -> Wire | None:
+    def _take_idle(self, way: "_Way") -> Wire | None:
         self._close_idle(before=time.monotonic() - _IDLE_S)
-        wires = self._idle.get(origin, [])
+        wires = self._idle.get(way, [])
         while wires:
             wire = wires.pop()
             if wire.is_quiet():
@@ -171,23 +173,32 @@ class Transport:
             wire.shut()
         return None
 
-    def _keep(self, exchange: Exchange) -> None:
+    def _keep(self, way: "_Way", exchange: Exchange) -> None:
         if not exchange.reusable:
             exchange.close()
             return
         wire = exchange.wire
         wire.idle_since = time.monotonic()
-        self._idle.setdefault(exchange.origin, []).append(wire)
+        self._idle.setdefault(way, []).append(wire)
         loop = asyncio.get_running_loop()
         loop.call_later(_IDLE_S, lambda: self._close_idle(before=time.monotonic() - _IDLE_S / 2))
 
     def _close_idle(self, *, before: float) -> None:
-        for origin, wires in list(self._idle.items()):
+        for way, wires in list(self._idle.items()):
             for wire in [one for one in wires if one.idle_since < before]:
                 wires.remove(wire)
                 wire.shut()
             if not wires:
-                del self._idle[origin]
+                del self._idle[way]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """A connection serves only those who may go where it leads."""
+
+    origin: Origin
+    anywhere: bool
+    loopback: bool
 
 
 async def _resolve(host: str, port: int) -> Sequence[Address]:

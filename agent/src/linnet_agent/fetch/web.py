@@ -9,7 +9,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPMessage
@@ -218,6 +218,16 @@ class Web:
 def same_origin(one: str, other: str) -> bool:
     """Return true where two addresses are of one scheme, host and port."""
     return split_url(one)[0] == split_url(other)[0]
+
+
+async def side_by_side(tasks: Iterable[Coroutine[None, None, _Result]]) -> list[_Result]:
+    """Return what the tasks return, in their order; the first that fails ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(task) for task in tasks]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in running]
 
 
 def require_status(answer: Answer, *, what: str) -> None:

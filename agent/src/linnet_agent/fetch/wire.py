@@ -71,7 +71,7 @@ class Answer:
         self._ended = self._left == 0
         self.status = response.status
         self.headers: http.client.HTTPMessage = response.headers
-        self.peer_is_loopback = exchange.wire.peer_is_loopback
+        self.peer_is_loopback = is_loopback(exchange.wire.peer)
 
     @property
     def is_read(self) -> bool:
@@ -271,7 +271,7 @@ class Wire:
     def __init__(self, connected: socket.socket, limits: Limits) -> None:
         self.socket = connected
         self.idle_since = 0.0
-        self.peer_is_loopback = is_loopback(connected.getpeername()[0])
+        self.peer: str = connected.getpeername()[0]
         self.in_head = True
         self._limits = limits
         self._waited_s = 0.0
