@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet_agent.errors import SelfTestFailedError
@@ -30,6 +30,7 @@ def image(*shape):
     return Declared("x", "tensor(float)", shape)
 
 
+@settings(deadline=None)
 @given(inputs)
 def test_inputs_are_as_declared_whatever_is_chosen(declared):
     for choice in choices(free_dimensions(declared)):
@@ -44,6 +45,7 @@ def test_inputs_are_as_declared_whatever_is_chosen(declared):
             )
 
 
+@settings(deadline=None)
 @given(inputs)
 def test_the_same_name_has_the_same_size_everywhere(declared):
     for choice in choices(free_dimensions(declared)):

@@ -7,7 +7,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet_agent.results import ResultQueue
@@ -76,6 +76,7 @@ def test_what_was_done_but_not_its_segment_comes_again(tmp_path):
     assert numbers(queue(tmp_path)) == [1, 2]
 
 
+@settings(deadline=None, max_examples=50)
 @given(cut=st.integers(1, 200))
 def test_a_torn_tail_is_dropped_and_nothing_is_written_behind_it(tmp_path_factory, cut):
     directory = tmp_path_factory.mktemp("torn")
