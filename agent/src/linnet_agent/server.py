@@ -1,9 +1,11 @@
 """The agent's side of linnet-server's control socket: list, stage, activate, remove.
 
 - Every order is idempotent; one that cannot be carried out has changed nothing.
-- A server that does not answer is transient: it serves, or starts, from what is on disk.
+- A server that does not answer is transient: it serves, or starts, from what is on disk. One whose
+  answer cannot be read is as one that does not answer: it speaks with strangers all day.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,13 @@ from linnet_agent.errors import (
 )
 from linnet_agent.journal import ServerFacts
 from linnet_agent.store import ModelKey
+from linnet_agent.verify.strict_json import parse_json_object
 
 _LOAD_TIMEOUT_S: Final = 600.0
 """A large model may take minutes to load and warm up."""
 
 _ASK_TIMEOUT_S: Final = 5.0
+_MAX_ANSWER_BYTES: Final = 4 << 20
 
 _REFUSALS: Final[Mapping[str, type[ActivationError]]] = {
     "NotOnnx": NotOnnxError,
@@ -73,8 +77,13 @@ class ServerClient:
         Raises:
             ServerUnavailableError: It does not answer.
         """
-        answer = await self._ask("GET", "/control/models")
-        return _read_view(answer.json())
+        raw = await self._ask("GET", "/control/models")
+        try:
+            return _read_view(parse_json_object(raw, max_bytes=_MAX_ANSWER_BYTES))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ServerUnavailableError(
+                f"linnet-server's answer cannot be read: {error!r}"[:300]
+            ) from error
 
     async def stage(self, key: ModelKey, directory: Path, *, fresh: bool = False) -> None:
         """Let the server load the revision in ``directory`` (absolute) beside what it serves.
@@ -118,32 +127,48 @@ class ServerClient:
         *,
         body: Mapping[str, object] | None = None,
         timeout_s: float = _ASK_TIMEOUT_S,
-    ) -> httpx.Response:
+    ) -> bytes:
+        content = None if body is None else json.dumps(body).encode()
         try:
-            answer = await self._http.request(method, path, json=body, timeout=timeout_s)
-        except httpx.HTTPError as error:
+            async with self._http.stream(
+                method,
+                path,
+                content=content,
+                headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+                timeout=timeout_s,
+            ) as answer:
+                raw = await _read_bounded(answer)
+        except (httpx.HTTPError, httpx.StreamError) as error:
             raise ServerUnavailableError(
                 f"linnet-server does not answer on {self._socket}: {type(error).__name__}"
             ) from error
         if answer.is_success:
-            return answer
-        document = _json_or_empty(answer)
-        message = str(document.get("message") or answer.text)[:600]
+            return raw
+        document = _json_or_empty(raw)
+        message = str(document.get("message") or raw[:600].decode(errors="replace"))[:600]
         if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
             raise _REFUSALS.get(str(document.get("reason")), LoadFailedError)(message)
         raise ServerUnavailableError(f"linnet-server answered {answer.status_code}: {message}")
+
+
+async def _read_bounded(answer: httpx.Response) -> bytes:
+    raw = bytearray()
+    async for block in answer.aiter_raw():
+        raw += block
+        if len(raw) > _MAX_ANSWER_BYTES:
+            raise ServerUnavailableError("linnet-server's answer has no end")
+    return bytes(raw)
 
 
 def _path(key: ModelKey) -> str:
     return f"/control/models/{key.namespace}/{key.deployment}"
 
 
-def _json_or_empty(answer: httpx.Response) -> dict[str, Any]:
+def _json_or_empty(raw: bytes) -> dict[str, Any]:
     try:
-        document = answer.json()
+        return parse_json_object(raw, max_bytes=_MAX_ANSWER_BYTES)
     except ValueError:
         return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _read_view(document: Mapping[str, Any]) -> ServerView:

@@ -1,0 +1,91 @@
+"""Answers on the control socket that no sound linnet-server gives."""
+
+import asyncio
+
+import pytest
+
+from linnet_agent.errors import LoadFailedError, NotOnnxError, ServerUnavailableError
+from linnet_agent.server import ServerClient
+from linnet_agent.store import ModelKey
+
+KEY = ModelKey("factory", "defects")
+
+
+@pytest.fixture
+async def socket(fake, tmp_path):
+    path = tmp_path / "server.sock"
+    server = await asyncio.start_unix_server(fake.serve, path)
+    yield path
+    server.close()
+
+
+@pytest.fixture
+async def client(socket):
+    made = ServerClient(socket)
+    yield made
+    await made.aclose()
+
+
+async def test_what_is_served_and_staged_is_read(fake, client):
+    model = {"namespace": "factory", "deployment": "defects", "revision": "r1"}
+    ready = model | {"state": "Ready", "requests": 7, "failures": 1}
+    fake.tell(fake.answer({"models": [ready], "staged": [model | {"revision": "r2"}]}))
+
+    facts = (await client.read()).facts(KEY)
+
+    assert (facts.active, facts.staged, facts.requests, facts.failures) == ("r1", "r2", 7, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{" * 100_000,
+        {"models": 1},
+        {"models": [1]},
+        {"models": [{"state": "Ready"}]},
+        {"models": [{"namespace": "a", "deployment": "b", "state": "Ready", "revision": "r"}]},
+        {"staged": [{"namespace": "a"}]},
+    ],
+)
+async def test_an_answer_that_cannot_be_read_is_as_none(fake, client, body):
+    fake.tell(fake.answer(body))
+
+    with pytest.raises(ServerUnavailableError, match="cannot be read"):
+        await client.read()
+
+
+async def test_an_answer_without_end_is_given_up(fake, client):
+    fake.tell(fake.answer(b" " * (5 << 20), hangs=True))
+
+    with pytest.raises(ServerUnavailableError, match="no end"):
+        await client.read()
+
+
+async def test_a_server_that_hangs_up_or_is_not_there_is_transient(fake, client, tmp_path):
+    fake.tell(lambda _: None)
+    with pytest.raises(ServerUnavailableError, match="does not answer"):
+        await client.read()
+
+    nobody = ServerClient(tmp_path / "nobody.sock")
+    with pytest.raises(ServerUnavailableError, match="does not answer"):
+        await nobody.read()
+    await nobody.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (422, {"reason": "NotOnnx", "message": "no"}, NotOnnxError),
+        (422, {"reason": "Levitates", "message": "no"}, LoadFailedError),
+        (422, b"<no>", LoadFailedError),
+        (409, {"message": "no"}, ServerUnavailableError),
+        (500, b"no", ServerUnavailableError),
+    ],
+)
+async def test_a_refusal_has_its_word(fake, client, tmp_path, status, body, error):
+    fake.tell(fake.answer(body, status=status))
+
+    with pytest.raises(error, match="no"):
+        await client.stage(KEY, tmp_path)
