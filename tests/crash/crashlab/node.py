@@ -207,8 +207,8 @@ class Node:
             "linnet_server", "--http", f"127.0.0.1:{self.port}", "--control", self.socket
         )
 
-    def start_agent(self, *, crash_at=None, mutant=None, tracer=()):
-        """Start the agent; ``tracer`` is a command line that runs it (strace)."""
+    def start_agent(self, *, crash_at=None, mutant=None, tracer=(), flags=()):
+        """Start the agent, with more ``flags``; ``tracer`` is a command line that runs it."""
         log = self.home / "agent.log"
         self._log_from = log.stat().st_size if log.exists() else 0
         child = Path(__file__).parent.with_name("agent_child.py")
@@ -218,6 +218,7 @@ class Node:
             *("--server-socket", self.socket, "--metrics", "127.0.0.1:0"),
             *("--registry-mirror", self.publisher.mirror, "--retry-max", "500ms"),
             *("--ceiling", self.home / "none", "--heartbeat", "5s"),
+            *flags,
             tracer=tracer,
             LINNET_CRASH_AT=crash_at,
             LINNET_CRASH_MUTANT=mutant,
