@@ -226,8 +226,9 @@ class Worker:
         facts = await self._gather()
         action = table.next_action(self.journal, facts)
         if action.step is Step.REST:
+            if not await self._evict():
+                return self._back_off()
             self._tries = 0
-            await self._evict()
             return _Pause(None)
         if action.step is Step.WAIT:
             return await self._wait(action, facts)
@@ -294,7 +295,7 @@ class Worker:
             server=None if view is None else view.facts(self.key),
             server_gone_s=self._parts.monitor.gone_s,
             policy_hash=judge.hash if judge.known else "",
-            allowed=self._steps.allowed(),
+            allowed=self._steps.allowed(self.journal),
             vanished=self._parts.desired.synced and self._parts.desired.get(self.key) is None,
         )
 
@@ -418,15 +419,17 @@ class Worker:
         self._reporter.mark(self.key)
         self._parts.store.checkpoint(f"journal.{journal.state}")
 
-    async def _evict(self) -> None:
-        """Remove what is not needed any more; what cannot be removed is in nobody's way."""
+    async def _evict(self) -> bool:
+        """Remove what is not needed any more; return false where the disk does not let go of it."""
         try:
             async with self._parts.disk:
                 await asyncio.to_thread(self._evict_now)
         except OSError as error:
             self._parts.metrics.count_disk_fault(error)
             self._steps.log("agent.evict.failed", level=logging.WARNING, cause=str(error)[:300])
+            return False
         self._look()
+        return True
 
     def _evict_now(self) -> None:
         gone = self._directory.evict(self.pinned())

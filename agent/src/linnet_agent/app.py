@@ -293,7 +293,10 @@ class Agent:
             self._host_news.clear()
 
     async def _watch_provisioned(self) -> None:
-        """Look at what people bring to the machine: ceiling, trusted roots, a TUF repository."""
+        """Look at what people bring to the machine: ceiling, trusted roots, a TUF repository.
+
+        And at what the disk would not tell at the start.
+        """
         looked_at = -math.inf
         while True:
             if self._tuf is not None and monotonic() - looked_at >= _TUF_LOOK_S:
@@ -301,6 +304,7 @@ class Agent:
                 state = await asyncio.to_thread(self._tuf.refresh, self._read_time().now)
                 self._trust.take_tuf_root(state.root)
             self._trust.reload_ceiling()
+            self._desired.reload()
             await asyncio.sleep(min(_PROVISIONED_LOOK_S, self._settings.retry_max))
 
     def _read_time(self) -> Reading:

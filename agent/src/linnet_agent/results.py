@@ -81,10 +81,12 @@ class ResultQueue:
 
     def load(self) -> None:
         """Take up what a run before has left; a segment of its own is begun for what is new."""
-        with suppress(OSError):
+        try:
             for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
                 self._number = max(self._number, _number_of(path))
                 self._load_segment(path)
+        except OSError as error:
+            log.warning("results.unreadable", extra={"cause": str(error)})
 
     def append(self, content: Mapping[str, Any], *, at: datetime) -> None:
         """Add a record; it is on the disk when this returns, where the disk takes it."""
@@ -99,6 +101,7 @@ class ResultQueue:
                 break
             except OSError as error:
                 if error.errno not in _FULL or not self._drop_oldest(str(error)):
+                    log.warning("results.unwritten", extra={"cause": str(error)})
                     self._keep_in_memory(result)
                     break
         while sum(segment.size_bytes for segment in self._segments) > self._max_bytes:

@@ -97,11 +97,16 @@ class Steps:
         self.preempt = asyncio.Event()
         self.progress: Progress | None = None
 
-    def allowed(self) -> str | None:
-        """Return the revision whose manifest is at hand and allowed under the trust in force."""
-        at_hand = self._at_hand
-        allowed = at_hand and at_hand.allowed_under == self._parts.judge.hash
-        return at_hand.revision if at_hand and allowed else None
+    def allowed(self, journal: Journal) -> str | None:
+        """Return the revision whose manifest is at hand and allowed under the trust in force.
+
+        Only what the journal holds, too: the disk may not have taken the verdict.
+        """
+        at_hand, judged = self._at_hand, journal.judged
+        if at_hand is None or judged is None or judged.revision != at_hand.revision:
+            return None
+        in_force = at_hand.allowed_under == self._parts.judge.hash
+        return at_hand.revision if in_force and judged.allowed else None
 
     async def take(self, action: Action, facts: Facts, journal: Journal) -> Journal:
         """Do what ``action`` says; return the journal after it.

@@ -13,6 +13,7 @@
 
 import dataclasses
 import errno
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,8 @@ from linnet_agent.journal import (
 from linnet_agent.room import Lot
 from linnet_agent.verify.evidence import decode_evidence, encode_evidence
 from linnet_agent.verify.manifest import Artifact
+
+log = logging.getLogger(__name__)
 
 Checkpoint = Callable[[str], None]
 """Called with the name of a step that has just been done; tests kill the process in it."""
@@ -309,6 +312,8 @@ class ModelDirectory:
 
     def evict(self, keep: frozenset[str]) -> list[str]:
         """Remove revisions that are not in ``keep``; what a link names stays in any case."""
+        sweep(self.path)
+        sweep(self._revisions)
         keep = keep | {name for name in (self.read_current(), self.read_previous()) if name}
         gone = [path for path in _list(self._revisions) if path.name not in keep]
         for path in gone:
@@ -358,6 +363,8 @@ class ModelDirectory:
         except OSError as error:
             if error.errno not in _NOT_THERE:
                 raise
+            if error.errno == errno.EIO:
+                log.warning("store.record.unreadable", extra={"cause": str(error)})
             return None
         return record if record.revision == path.name else None
 

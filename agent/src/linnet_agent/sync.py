@@ -282,21 +282,39 @@ class Desired:
         self._node = node
         self._items: dict[str, Wanted] = {}
         self._by_key: dict[ModelKey, Wanted] = {}
+        self._unread: set[Path] = set()
+        """What the disk has not told yet."""
         self.synced = False
         """True once the hub has listed: before that, what is not here has not vanished."""
 
     def load(self) -> None:
         """Read what was wanted last from the disk."""
         for path in sorted(self._directory.glob("*.json")):
-            try:
-                item = json.loads(path.read_bytes())
-                wanted = self._read(item)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                log.warning("desired.unreadable", extra={"file": path.name, "cause": repr(error)})
-                continue
+            self._load_one(path)
+
+    def reload(self) -> None:
+        """Read again what the disk did not tell; what the hub has said meanwhile is newer."""
+        for path in sorted(self._unread):
+            wanted = None if self.synced else self._load_one(path)
             if wanted is not None:
-                self._items[object_key(item)] = wanted
-                self._by_key[wanted.key] = wanted
+                self._on_change(wanted.key)
+        if self.synced:
+            self._unread.clear()
+
+    def _load_one(self, path: Path) -> Wanted | None:
+        self._unread.discard(path)
+        try:
+            item = json.loads(path.read_bytes())
+            wanted = self._read(item)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("desired.unreadable", extra={"file": path.name, "cause": repr(error)})
+            if isinstance(error, OSError):
+                self._unread.add(path)
+            return None
+        if wanted is not None:
+            self._items[object_key(item)] = wanted
+            self._by_key[wanted.key] = wanted
+        return wanted
 
     def get(self, key: ModelKey) -> Wanted | None:
         """Return what is wanted of one model; None: nothing names it."""

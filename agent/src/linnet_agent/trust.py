@@ -158,17 +158,20 @@ class TrustStore:
         self._read_ceiling()
         self._read_roots()
         self._heard_at = self._heard_on_disk = self._read_heard()
-        policies = self._read(_POLICIES)
-        if policies is not None:
-            self._policies, self.known = policies, True
+        self._read_policies()
         self._pinned = self._read(_PINNED)
         self._pin_lost = self._pinned is None and (self._directory / _PINNED).exists()
         self._had_ceiling = (self._directory / _HAD_CEILING).exists()
         self._note()
 
     def reload_ceiling(self) -> None:
-        """Read what was provisioned again; say so where that changes what is trusted."""
+        """Read what was provisioned again; say so where that changes what is trusted.
+
+        So is what the hub said last, where the disk has not told it yet.
+        """
         before = self._hash
+        if not self.known:
+            self._read_policies()
         self._read_ceiling()
         self._read_roots()
         self._note()
@@ -289,6 +292,11 @@ class TrustStore:
         except (OSError, ValueError) as error:
             log.warning("trust.unreadable", extra={"file": _HEARD, "cause": str(error)})
             return None
+
+    def _read_policies(self) -> None:
+        policies = self._read(_POLICIES)
+        if policies is not None:
+            self._policies, self.known = policies, True
 
     def _read(self, name: str) -> dict[str, TrustPolicySpec] | None:
         try:

@@ -21,7 +21,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from linnet_agent.errors import DiskFullError
 from linnet_agent.verify.manifest import Layer
@@ -162,7 +162,7 @@ def prepare_staging(into: Path, layers: Sequence[Layer]) -> None:
 
 def seal_staging(into: Path) -> None:
     """Make the directories themselves durable; blocking."""
-    for directory, _, _ in os.walk(into, topdown=False):
+    for directory, _, _ in os.walk(into, topdown=False, onerror=_fail):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -171,7 +171,7 @@ def seal_staging(into: Path) -> None:
 
 
 def _remove_foreign(into: Path, names: set[str]) -> None:
-    for directory, subdirectories, files in os.walk(into, topdown=False):
+    for directory, subdirectories, files in os.walk(into, topdown=False, onerror=_fail):
         for path in (Path(directory, entry) for entry in (*files, *subdirectories)):
             known = path.relative_to(into).as_posix() in names
             found = path.lstat()
@@ -180,6 +180,11 @@ def _remove_foreign(into: Path, names: set[str]) -> None:
                     path.rmdir()
             elif not known or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 path.unlink()
+
+
+def _fail(error: OSError) -> NoReturn:
+    """Raise what ``os.walk`` would pass over: a directory that was not looked into, nor synced."""
+    raise error
 
 
 def _size(path: Path) -> int:
