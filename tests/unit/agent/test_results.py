@@ -1,5 +1,6 @@
 """The queue on disk: kept, in order, bounded; torn, full and read-only disks."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -148,26 +149,27 @@ def test_a_record_that_is_too_large_is_dropped(tmp_path):
     assert (numbers(made), made.dropped) == ([], 1)
 
 
-@pytest.fixture
-def small_files():
-    """A disk that takes so many bytes of a file and no more, for real."""
+@contextlib.contextmanager
+def small_files(size_bytes):
+    """A disk that takes so many bytes of a file and no more, for real.
+
+    Not a fixture: pytest writes its report before a fixture ends, perhaps into a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
-    def limit(size_bytes):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_write_that_is_cut_short_leaves_no_half_record(tmp_path, small_files):
+def test_a_write_that_is_cut_short_leaves_no_half_record(tmp_path):
     made = queue(tmp_path)
     add(made, 1)
-    small_files(files(tmp_path)[0].stat().st_size + 10)
-
-    add(made, 2)
+    with small_files(files(tmp_path)[0].stat().st_size + 10):
+        add(made, 2)
 
     assert numbers(made) == [1, 2]
     again = queue(tmp_path)
@@ -175,14 +177,13 @@ def test_a_write_that_is_cut_short_leaves_no_half_record(tmp_path, small_files):
     assert numbers(again) == [1] or numbers(again) == [1, 2]
 
 
-def test_a_disk_that_takes_nothing_keeps_what_is_new_in_memory(tmp_path, small_files):
+def test_a_disk_that_takes_nothing_keeps_what_is_new_in_memory(tmp_path):
     made = queue(tmp_path)
-    small_files(0)
-
-    add(made, 1, 2)
-    assert numbers(made) == [1, 2]
-    assert files(tmp_path) == []
-    made.done(made.pending(now=NOON)[0])
+    with small_files(0):
+        add(made, 1, 2)
+        assert numbers(made) == [1, 2]
+        assert files(tmp_path) == []
+        made.done(made.pending(now=NOON)[0])
 
     assert numbers(made) == [2]
 
