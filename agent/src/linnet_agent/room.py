@@ -38,6 +38,6 @@ def say_no_room(lots: Iterable[Lot], *, needed_bytes: int, free_bytes: int) -> s
     kept = [lot for lot in lots if lot.pinned]
     return (
         f"{needed_bytes} bytes are needed and {free_bytes} are free; "
-        f"{sum(lot.size_bytes for lot in kept)} are taken by what serves, may be gone back to or is "
-        f"being fetched ({len(kept)} models)"
+        f"{sum(lot.size_bytes for lot in kept)} are taken by what serves, may be gone back to "
+        f"or is being fetched ({len(kept)} models)"
     )

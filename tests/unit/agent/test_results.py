@@ -205,11 +205,11 @@ def test_a_full_disk_drops_the_oldest_for_the_newest(tmp_path, monkeypatch):
     assert made.dropped == 2
 
 
-def test_memory_is_bounded_too(tmp_path, small_files):
+def test_memory_is_bounded_too(tmp_path):
     made = queue(tmp_path, max_bytes=64 << 10)
-    small_files(0)
 
-    add(made, *range(10))
+    with small_files(0):
+        add(made, *range(10))
 
     assert numbers(made) == [6, 7, 8, 9]
     assert made.dropped == 6
