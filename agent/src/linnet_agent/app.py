@@ -14,6 +14,7 @@ import math
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -36,6 +37,7 @@ from linnet_agent.history import History
 from linnet_agent.hub import Hub, Object, TokenFile
 from linnet_agent.judge import Judge
 from linnet_agent.known_time import KnownTime, Reading
+from linnet_agent.memory import give_back, use_one_arena
 from linnet_agent.metrics import Metrics, StateRow
 from linnet_agent.model_host import HostReporter, host_status
 from linnet_agent.monitor import ServerMonitor
@@ -62,6 +64,11 @@ _PROVISIONED_LOOK_S: Final = 30.0
 
 _TUF_LOOK_S: Final = 3600.0
 """A look takes a child's half second; roots rotate in months."""
+
+_START_S: Final = 4.0
+_GIVE_BACK_S: Final = 600.0
+_THREADS: Final = 8
+"""For hashing and writing; a thread more on every core would only wait for the same disk."""
 
 _HOST_BEATS: Final = 6
 """Every so many heartbeats the ModelHost is looked at."""
@@ -214,6 +221,7 @@ class Agent:
                 group.create_task(self._keep("host", self._tell_host))
                 group.create_task(self._keep("rehash", self._rehash.run))
                 group.create_task(self._keep("provisioned", self._watch_provisioned))
+                group.create_task(self._keep("memory", _stay_small))
         finally:
             self._group = None
             await self._hub.aclose()
@@ -411,6 +419,14 @@ class Agent:
         return [_state_row(worker) for _, worker in sorted(self._workers.items())]
 
 
+async def _stay_small() -> None:
+    """Give memory back: soon, for a start takes most of it, and then now and again."""
+    await asyncio.sleep(_START_S)
+    while True:
+        give_back()
+        await asyncio.sleep(_GIVE_BACK_S)
+
+
 def _state_row(worker: Worker) -> StateRow:
     view = worker.view()
     order = view.journal.order
@@ -454,6 +470,9 @@ async def run_agent(
     Raises:
         AlreadyRunningError: Another agent has the directory.
     """
+    use_one_arena()
+    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
+    asyncio.get_running_loop().set_default_executor(threads)
     with hold_directory(settings.root):
         agent = Agent(settings, clock=clock, jitter=jitter, checkpoint=checkpoint)
         host, port = settings.metrics_address
