@@ -361,10 +361,9 @@ def test_a_revert_needs_no_network_and_a_node_reports_before_it_takes_orders(hub
 
     for _ in range(8):
         hub.answer(0.0)
-    until(lambda: hub.answer() == 2.0, 60, "it has gone back by itself")
-
     journal = node.root / "models" / hub.namespace / DEPLOYMENT / "journal.json"
-    until(lambda: json.loads(journal.read_bytes())["state"] == "Reverted", 60, "it is noted")
+    until(lambda: json.loads(journal.read_bytes())["state"] == "Reverted", 60, "it has gone back")
+    assert hub.answer() == 2.0
     until(lambda: list((node.root / "results").glob("*.results")), 60, "it is kept to be told")
     assert (hub.status()["state"], hub.status()["observedSequence"]) == ("Soaking", soaking)
 
