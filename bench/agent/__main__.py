@@ -17,20 +17,22 @@ PARTS = {
     "idle": node.measure_idle,
     "revert": node.measure_revert,
 }
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m bench.agent", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)}; default all")
-    parser.add_argument("--size", type=_size, default=1 << 30, help="of the model (default 1G)")
+    parser.add_argument("--size", type=_size, default=1000**3, help="of the model (default 1G)")
     parser.add_argument("--runs", type=int, default=5, help="of each command (default 5)")
     parser.add_argument("--scratch", type=Path, help="where the models lie (default: a temporary)")
     options = parser.parse_args(argv)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {min(unknown)}; there are {', '.join(PARTS)}")
     load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, load {load:.1f} before, {options.size >> 20} MiB in 8 files")
+    print(
+        f"{os.cpu_count()} cores, load {load:.1f} before, {options.size // 1000**2} MB in 8 files"
+    )
     lines = []
     for part in options.parts or PARTS:
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:

@@ -34,6 +34,8 @@ _UNITS = (
     ("store", 2),
     (f"{MODEL}/revisions", 5),
 )
+_GROWING = ("staging", "run", "results")
+"""Files that are appended to: what is torn there is known by what is in it."""
 _DURABLE_ACKS = ("after.", "swap.", "clear.", "revision.renamed")
 _NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -43,7 +45,7 @@ def units(tree):
     found = {}
     for path, content in tree.items():
         parts = path.split("/")
-        if parts[0] in ("staging", "run") or any(
+        if parts[0] in _GROWING or any(
             part.startswith((".linnet-tmp-", ".trash-")) for part in parts
         ):
             continue
@@ -184,9 +186,6 @@ class Boot:
         action = next_action(worker.journal, facts)
         if action.step in (Step.GIVE_UP, Step.REVERT):
             wrong.append(f"the agent gives up: {action.message}")
-        await agent._hub.aclose()
-        await agent._oci.aclose()
-        await agent._monitor.client.aclose()
         return wrong
 
 

@@ -190,8 +190,7 @@ class _Reader:
             self._step(call, Enter(((directory, name, self._new("f")),)))
         elif "O_TRUNC" in flags:
             self._step(call, Resize(self._find(path), 0))
-        assert "O_APPEND" not in flags, call
-        self._offsets[call.returned.number] = 0
+        self._offsets[call.returned.number] = None if "O_APPEND" in flags else 0
 
     def _write(self, call):
         file = call.arguments[0]
@@ -203,7 +202,10 @@ class _Reader:
             offset = int(call.arguments[3])
         else:
             offset = self._offsets[file.number]
-            self._offsets[file.number] += call.result
+            if offset is None:
+                offset = len(self.files[self._find(path)])
+            else:
+                self._offsets[file.number] += call.result
         self._step(call, Write(self._find(path), offset, content))
 
 

@@ -38,10 +38,10 @@ MUTANTS = {
     ),
     "baseline-evicted-too-early": Mutant("        kept.add(order.baseline)\n", ""),
     "current-before-the-store": Mutant(
-        '        self.checkpoint("admit.renamed")\n'
-        "        sync_directory(place.parent)\n"
-        "        sync_directory(staged.parent)\n",
-        '        self.checkpoint("admit.renamed")\n',
+        "    source.rename(place)\n"
+        "    sync_directory(place.parent)\n"
+        "    sync_directory(source.parent)\n",
+        "    source.rename(place)\n",
     ),
     "journal-before-its-data": Mutant(
         '    return replace(journal, state=state, reason=NodeReason.WORKING, message="")\n',

@@ -342,14 +342,19 @@ class Node:
         if baseline is not None:
             assert baseline in self.directory.read_records(), f"rule 3: {baseline} is gone"
 
-    def litter(self):
-        """Return what no kill may leave for good."""
+    def litter(self, goes=()):
+        """Return what no kill may leave for good, and what is left of the models that ``goes``."""
         left = [
-            path
-            for path in self.root.rglob("*")
-            if path.name.startswith((".linnet-tmp-", ".trash-"))
+            Path(directory, name)
+            for directory, directories, files in os.walk(self.root)  # it goes on where one goes
+            for name in (*directories, *files)
+            if name.startswith((".linnet-tmp-", ".trash-"))
         ]
-        return left + list((self.root / "staging").iterdir())
+        gone = {revision_of(self.publisher.publish(*name)[1]) for name in goes}
+        records = self.directory.read_records()
+        store = {record.model_digest.removeprefix("sha256:") for record in records.values()}
+        left += [path for path in (self.root / "store").glob("*") if path.name not in store]
+        return [*left, *(self.root / "staging").glob("*"), *(gone & records.keys())]
 
     def wait_tidy(self):
         """Return when the agent, which evicts after it has settled, has left nothing behind."""

@@ -31,6 +31,8 @@ class Cuts:
     recovered: int = 0
     """From so many of them the whole agent went on, to the end."""
     wrong: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    """Where each sentence in ``wrong`` was true first."""
 
 
 def cut(recording, *, boot, rng, per_point, cuts=None, choose=None):
@@ -54,9 +56,10 @@ def cut(recording, *, boot, rng, per_point, cuts=None, choose=None):
             cuts.states.add(key)
             wrong += boot.check(state.tree)
             held.append(state.tree)
-        where = f"{recording.scenario.name}, after {recording.log.calls[state.after - 1].name}"
         for sentence in wrong:
-            cuts.wrong[f"{where}, {state.model}: {sentence}"] += 1
+            cuts.wrong[sentence] += 1
+            call = recording.log.calls[state.after - 1].name
+            cuts.first.setdefault(sentence, f"after step {state.after} ({call}), {state.model}")
     return cuts, held
 
 

@@ -4,8 +4,11 @@ import itertools
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from crashlab import record
 from crashlab.disk import last_tree
@@ -35,8 +38,10 @@ class Scenario:
     runtime: str = "Files"
     baseline: tuple[str, float] | None = None
     """Must be on the disk all the time (rule 3)."""
+    goes: tuple[tuple[str, float], ...] = ()
+    """Must have left the disk in the end."""
     may_go: tuple[tuple[str, float], ...] = ()
-    """May leave the disk."""
+    """May leave it."""
     offline: bool = False
     served: bool = False
     """A server of its own runs along; without one there is only one that has no models."""
@@ -72,14 +77,13 @@ SCENARIOS = {
             "r1, r2",
             lambda node: node.order(*R3, sequence=30, baseline=R2),
             baseline=R2,
-            may_go=(R1,),
+            goes=(R1,),
         ),
         Scenario(
             "rollback offline",
             "r1, r2",
             lambda node: node.order(*R1, sequence=30, baseline=R1),
             baseline=R1,
-            may_go=(R2,),
             offline=True,
         ),
         Scenario(
@@ -87,7 +91,7 @@ SCENARIOS = {
             "r1, r2",
             lambda node: node.order(*R2, sequence=30, goal=Goal.ABSENT),
             state=NodeState.ABSENT,
-            may_go=(R1, R2),
+            goes=(R1, R2),
         ),
         Scenario(
             "failed soak, revert",
@@ -149,7 +153,10 @@ class Lab:
         if key not in self._settled:
             node = self._new(scenario, f"settled-{len(self._settled)}")
             for give in STARTS[scenario.start]:
-                run(node, scenario, give(node), NodeState.ACTIVE)
+                at_rest = Scenario("at rest", "", give, runtime=scenario.runtime)
+                if scenario.served:
+                    node.start_server()
+                run(node, at_rest, give(node))
             self._settled[key] = node
         return self._settled[key]
 
@@ -160,28 +167,38 @@ class Lab:
         return node
 
 
-def run(node, scenario, revision, state, **more):
-    """Let the node work until it is there, and end it."""
+def run(node, scenario, revision, **more):
+    """Let the node work until it is where the scenario ends, and end it."""
     if scenario.served:
         node.start_server()
     node.start_agent(**more)
-    asked = scenario.served and state is NodeState.REVERTED
     try:
-        finish(node, revision, state, asked=asked)
+        finish(node, scenario, revision)
     finally:
         node.stop()
 
 
-def finish(node, revision, state, *, asked=False):
-    """Wait until the node is where it shall be, and tidy; if ``asked``, it is sent requests."""
+def finish(node, scenario, revision):
+    """Wait until the node is where the scenario ends, and tidy."""
 
-    def ask():
-        if asked:
-            node.ask_if_served([1.0, 2.0, 3.0])
+    def ended():
+        assert node.agent.poll() is None, node.tail()
+        return has_ended(node, scenario, revision)
 
-    node.wait_state(state, revision, poke=ask)
+    wait_until(ended, what=lambda: why_not(node, scenario))
     node.assert_rule_2()
-    node.wait_tidy()
+
+
+def has_ended(node, scenario, revision):
+    """Tell whether the node is where the scenario ends; a revert wants requests that fail."""
+    if scenario.served:
+        node.ask_if_served([1.0, 2.0, 3.0])
+    return node.is_at(scenario.state, revision) and not node.litter(scenario.goes)
+
+
+def why_not(node, scenario):
+    """Return what there is to say of a node that does not get there."""
+    return f"{scenario.state}: {node.journal()} left: {node.litter(scenario.goes)} {node.tail()}"
 
 
 def record_scenario(lab, scenario, *, mutant=None, begin=None):
@@ -198,19 +215,51 @@ def record_scenario(lab, scenario, *, mutant=None, begin=None):
     revision = scenario.give(node)
     if begin is not None:
         begin(node.root)
-    start = node.home / "start"
+
+    def act(tracer):
+        run(node, scenario, revision, mutant=mutant, tracer=tracer)
+        return node.agent.pid
+
+    return _record(lab, scenario, node, revision, act)
+
+
+NOTES = Scenario("policies and orders", "r1", lambda node: node.order(*R2, sequence=20))
+
+
+def record_notes(lab):
+    """Record the agent's parts that write down what a hub says: policies, and other orders."""
+    node = lab.make(NOTES)
+    revision = NOTES.give(node)
+    program = Path(__file__).parent.with_name("notes_child.py")
+
+    def act(tracer):
+        process = subprocess.Popen(
+            [*tracer, sys.executable, program, node.root],
+            env={"LINNET_CRASH_LOG": str(node.log), "PATH": os.defpath},
+        )
+        assert process.wait(60) == 0
+        return process.pid
+
+    return _record(lab, NOTES, node, revision, act)
+
+
+def _record(lab, scenario, node, revision, act):
+    start, output = node.home / "start", node.home / "run.strace"
     shutil.copytree(node.root, start, symlinks=True)
-    output = node.home / "run.strace"
-    run(node, scenario, revision, scenario.state, mutant=mutant, tracer=record.tracer(output))
-    calls = read_when_complete(output, node.agent.pid)
+    pid = act(record.tracer(output))
+    calls = _read_when_complete(output, pid)
     log = read_log(calls, root=node.root, start=start, acknowledgements=node.log)
     assert read_tree(node.root) == last_tree(log), "the recording is not what happened"
-    may_go = {revision_of(lab.publisher.publish(*name)[1]) for name in scenario.may_go}
-    baseline = scenario.baseline and revision_of(lab.publisher.publish(*scenario.baseline)[1])
+
+    def revision_named(name):
+        return revision_of(lab.publisher.publish(*name)[1])
+
+    may_go = {revision_named(name) for name in (*scenario.goes, *scenario.may_go)}
+    baseline = scenario.baseline and revision_named(scenario.baseline)
     return Recording(scenario, revision, baseline, frozenset(may_go), str(node.root), log, calls)
 
 
-def read_when_complete(output, pid):
+def _read_when_complete(output, pid):
     """Return the calls once strace, which may be slower than its child, has written the end."""
     end = re.compile(rf"^{pid} +\+\+\+ ", re.MULTILINE)
     wait_until(

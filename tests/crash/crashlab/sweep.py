@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from crashlab.log import Enter, Resize, Write
 from crashlab.node import wait_until
+from crashlab.scenarios import has_ended, why_not
 
 KILL = "kill"
+_SAID_S = 5.0
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EMFILE")
 
 _OPENS = ("openat", "open")
@@ -87,8 +89,11 @@ def _paths(call):
 
 
 def can_fail(point, error):
-    """Tell whether a file system may answer the call with ``error``."""
-    if point.call not in _FAILS[error]:
+    """Tell whether a file system may answer the call with ``error``, and it is a fault.
+
+    fallocate with anything but ENOSPC says that the file system cannot reserve.
+    """
+    if point.call not in _FAILS[error] or (point.call, error) == ("fallocate", "EIO"):
         return False
     writes = any(flag in point.flags for flag in ("O_CREAT", "O_WRONLY", "O_RDWR", "O_TRUNC"))
     if point.call in _OPENS and error in ("ENOSPC", "EROFS"):
@@ -134,13 +139,22 @@ def disturb(lab, recording, point, fault, *, mutant=None, patience_s=40.0):
         node.start_agent(mutant=mutant, tracer=tracer)
         restarts, wrong = _get_there(node, recording, fault, mutant, patience_s)
         hit = restarts > 0 if fault == KILL else "INJECTED" in output.read_text("ascii")
-        if hit and fault != KILL and not node.said(fault):
-            wrong.append(f"nothing is said of {fault}")
+        if hit and fault != KILL and not wrong:
+            wrong = _silence(node, fault)
     finally:
         node.stop()
     if not wrong:
         shutil.rmtree(node.home)
     return Outcome(point, fault, hit, restarts, tuple(wrong))
+
+
+def _silence(node, fault):
+    """Return that nothing was said of a fault; what is done may be seen before it is said."""
+    try:
+        wait_until(lambda: node.said(fault), what=lambda: f"{fault} is said", timeout_s=_SAID_S)
+    except AssertionError:
+        return [f"nothing is said of {fault}"]
+    return []
 
 
 def _get_there(node, recording, fault, mutant, patience_s):
@@ -156,16 +170,10 @@ def _get_there(node, recording, fault, mutant, patience_s):
             node.assert_rule_3(recording.baseline)
             restarts += 1
             node.start_agent(mutant=mutant)
-        if scenario.served:
-            node.ask_if_served([1.0, 2.0, 3.0])
-        return node.is_at(scenario.state, recording.revision) and not node.litter()
+        return has_ended(node, scenario, recording.revision)
 
     try:
-        wait_until(
-            arrived,
-            what=lambda: f"{scenario.state}: {node.journal()} {node.litter()} {node.tail()}",
-            timeout_s=patience_s,
-        )
+        wait_until(arrived, what=lambda: why_not(node, scenario), timeout_s=patience_s)
         node.assert_rule_2()
         node.assert_rule_3(recording.baseline)
     except AssertionError as error:

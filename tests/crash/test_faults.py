@@ -1,0 +1,101 @@
+"""A real agent, killed or told of an error at a system call: some of them; ``make crash``: all.
+
+Also: clocks that jump while the agent works.
+"""
+
+import pytest
+from crashlab import record
+from crashlab.power import dice
+from crashlab.scenarios import SCENARIOS, record_scenario
+from crashlab.sweep import ERRORS, KILL, can_fail, disturb, points
+
+from linnet_api.reasons import NodeState
+
+pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.timeout(300)]
+needs_strace = pytest.mark.skipif(record.missing() is not None, reason=str(record.missing()))
+
+R1, R2 = ("r1", 2.0), ("r2", 3.0)
+
+
+@pytest.fixture(scope="module")
+def recording(lab):
+    return record_scenario(lab, SCENARIOS["update and eviction"])
+
+
+@needs_strace
+@pytest.mark.parametrize("fault", [KILL, *ERRORS])
+def test_rules_2_3_and_8_a_fault_at_a_system_call_is_said_and_made_good(lab, recording, fault):
+    possible = [
+        point
+        for point in points(recording)
+        if (point.changes if fault == KILL else can_fail(point, fault))
+    ]
+
+    outcomes = [disturb(lab, recording, point, fault) for point in dice(8).sample(possible, 4)]
+
+    assert [outcome for outcome in outcomes if outcome.wrong] == []
+    assert any(outcome.hit for outcome in outcomes)
+
+
+_ONCE_BROKEN = [
+    pytest.param("EIO", "rename", "journal.json", 4, id="a verdict that was not written down"),
+    pytest.param("EMFILE", "openat", "trust/policies.json", 1, id="policies not read at the start"),
+    pytest.param("EIO", "openat", "desired/factory.digits.json", 1, id="an order not read"),
+    pytest.param("EIO", "unlinkat", ".trash-", 1, id="an eviction that was not finished"),
+    pytest.param("EMFILE", "openat", "serving.json", 3, id="a baseline that could not be read"),
+]
+
+
+@needs_strace
+@pytest.mark.parametrize(("error", "call", "path", "number"), _ONCE_BROKEN)
+def test_a_fault_that_once_broke_the_agent(lab, recording, error, call, path, number):
+    point = next(
+        p for p in points(recording) if (p.call, p.number) == (call, number) and path in p.path
+    )
+
+    outcome = disturb(lab, recording, point, error)
+
+    assert outcome.hit
+    assert outcome.wrong == ()
+
+
+@needs_strace
+def test_every_call_that_changes_a_file_is_a_point_to_be_killed_at(recording):
+    called = {point.call for point in points(recording) if point.changes}
+
+    assert {"openat", "write", "pwrite64", "rename", "symlink", "mkdir"} <= called
+    assert {"unlink", "unlinkat", "rmdir"} & called
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [
+        pytest.param("-1795000000", id="back to 1970"),
+        pytest.param("+315360000", id="ten years on"),
+    ],
+)
+def test_a_clock_that_jumps_in_the_soak_strands_nobody(make_node, settled, jump):
+    node = make_node(copy_of=settled)
+    revision = node.order(*R2, sequence=20, baseline=R1, soak_s=3)
+    node.start_server()
+    node.start_agent()
+    node.wait_state(NodeState.SOAKING, revision)
+
+    node.set_clock(jump)
+
+    node.wait_active(revision)
+    node.assert_rule_2()
+    assert node.answer(2.0) == (6.0, revision)
+
+
+@pytest.mark.parametrize("clock", ["-1795000000", "+315360000"])
+def test_a_clock_that_is_wrong_from_the_start_keeps_no_signed_model_out(make_node, settled, clock):
+    node = make_node(copy_of=settled)
+    node.set_clock(clock)
+    revision = node.order(*R2, sequence=20, baseline=R1)
+    node.start_server()
+    node.start_agent()
+
+    node.wait_active(revision)
+
+    assert node.answer(2.0) == (6.0, revision)
