@@ -34,7 +34,7 @@
         +-- HubRefusedError             it says no
 
 - ``reason`` is a word of the closed list; it ends up in conditions, events and metrics.
-- ``remedy`` is a sentence for a person.
+- ``remedy`` is a sentence for a person; DEPLOYMENT in it stands for the deployment's name.
 - ``transient`` is true where trying again later, unchanged, can help.
 - A signature that does not satisfy is a decision (``verify.policy.Decision``), not an exception.
 """
@@ -61,7 +61,8 @@ class SourceNotFoundError(FetchError):
 
     reason = NodeReason.SOURCE_NOT_FOUND
     remedy = (
-        "Check the source and its digest, and that the node's registry credentials may read it."
+        "Check the source, its digest, and that the node's registry credentials may read it; then "
+        "linnet retry DEPLOYMENT tries again, and linnet abort DEPLOYMENT goes back."
     )
 
 
@@ -85,7 +86,10 @@ class DigestMismatchError(FetchError):
     """What came is not what was named."""
 
     reason = NodeReason.DIGEST_MISMATCH
-    remedy = "The registry or something on the way changes bytes; push the artifact again."
+    remedy = (
+        "The registry or something on the way changes bytes: push the artifact again; then linnet "
+        "retry DEPLOYMENT tries again, and linnet abort DEPLOYMENT goes back."
+    )
 
 
 class DiskFullError(FetchError):
@@ -230,7 +234,11 @@ class ServingNameTakenError(ActivationError):
     """Another deployment on this node serves under that name; it keeps it."""
 
     reason = NodeReason.SERVING_NAME_TAKEN
-    remedy = "Give one of the two deployments another spec.serving.name."
+    remedy = (
+        "Give one of the two deployments another spec.serving.name; or linnet abort DEPLOYMENT. If "
+        "the other one was deleted and left its model here (orphans in the status of the node's "
+        "ModelHost), make it anew with removal: Unload, and delete it once it is Ready."
+    )
 
 
 class ServerUnavailableError(ActivationError):

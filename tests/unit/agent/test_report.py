@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -7,6 +8,7 @@ from linnet_agent.journal import Goal, Journal, Judged, Known, Order
 from linnet_agent.model_host import in_steps
 from linnet_agent.report import merge_patch, node_model_status
 from linnet_agent.steps import Progress
+from linnet_agent.table import Alarm
 from linnet_api.model_host import Capacity
 from linnet_api.node_model import NodeModelStatus
 from linnet_api.reasons import NodeReason, NodeState
@@ -152,3 +154,27 @@ def test_rule_11_free_space_is_told_in_steps_that_do_not_flap(free, told):
     before = Capacity(total_bytes=1000, free_bytes=500)
 
     assert in_steps(total=1000, free=free, before=before).free_bytes == told
+
+
+REVOKED = Alarm(NodeReason.REVOKED, "it was revoked")
+CORRUPT = Alarm(NodeReason.CORRUPT, "it has rotted")
+
+
+@pytest.mark.parametrize(
+    ("alarm", "reason", "expected"),
+    [
+        pytest.param(REVOKED, "Revoked", {"Ready": "False", "Stalled": "True"}, id="revoked"),
+        pytest.param(CORRUPT, "Corrupt", {"Ready": "Unknown", "Reconciling": "True"}, id="rotten"),
+    ],
+)
+def test_an_alarm_is_told_of_what_serves(alarm, reason, expected):
+    told = status(replace(view(), alarm=alarm))
+
+    assert (told.state, told.reason, told.message) == (NodeState.ACTIVE, reason, alarm.message)
+    assert conditions(told) == expected
+
+
+def test_what_an_order_waits_for_is_told_before_an_alarm():
+    told = status(replace(view(NodeState.FETCHING, NodeReason.DISK_FULL), alarm=CORRUPT))
+
+    assert told.reason is NodeReason.DISK_FULL

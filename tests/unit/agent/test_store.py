@@ -1,10 +1,13 @@
+import errno
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from linnet_agent.errors import NotOnnxError
-from linnet_agent.journal import Journal
+from linnet_agent.journal import Condemned, Journal
 from linnet_agent.store import ModelKey, ServingRecord, Store, find_runnable
 from linnet_agent.verify.manifest import Artifact, parse_manifest
 
@@ -176,3 +179,103 @@ def test_the_file_that_is_run(names, runnable):
 def test_an_artifact_without_a_file_to_run_is_said_to_be_none(names):
     with pytest.raises(NotOnnxError, match=r"model\.onnx"):
         find_runnable(names)
+
+
+# --- faults of the disk
+
+
+def failing(number, only=""):
+    """Return a ``read_bytes`` that fails where the path ends so."""
+    real = Path.read_bytes
+
+    def read(path):
+        if path.name.endswith(only):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    return read
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+def test_what_cannot_be_read_at_the_moment_is_not_taken_for_gone(store, monkeypatch, number):
+    add(store, "aaaaaaaa")
+    monkeypatch.setattr(Path, "read_bytes", failing(number, "serving.json"))
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        store.model(KEY).read_records()
+    with pytest.raises(OSError, match=os.strerror(number)):
+        store.evict_unused()
+    assert store.has("sha256:" + "1" * 64)
+
+
+def test_a_record_on_a_bad_block_is_no_revision_and_its_model_stays_for_the_link(
+    store, monkeypatch
+):
+    add(store, "aaaaaaaa")
+    monkeypatch.setattr(Path, "read_bytes", failing(errno.EIO, "serving.json"))
+
+    assert store.model(KEY).read_records() == {}
+    store.evict_unused()
+
+    assert store.has("sha256:" + "1" * 64)
+
+
+def test_a_full_disk_takes_neither_the_journal_nor_the_condemned(store, monkeypatch):
+    model = store.model(KEY)
+    model.write_journal(Journal(observed_sequence=1))
+    entry = Condemned("sha256:bad", "d1", "u1", 1, "it failed")
+
+    def full(*_args, **_more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("linnet_agent.store.write_file", full)
+        with pytest.raises(OSError, match="No space"):
+            model.write_journal(Journal(observed_sequence=2, condemned=(entry,)))
+    assert model.read_journal() == Journal(observed_sequence=1)
+
+    model.write_journal(Journal(observed_sequence=2, condemned=(entry,)))
+    assert store.model(KEY).read_journal().condemned == (entry,)
+
+
+def test_a_list_of_the_condemned_that_has_rotted_is_an_empty_one(store):
+    model = store.model(KEY)
+    model.write_journal(Journal(condemned=(Condemned("sha256:bad", None, None, 0, "x"),)))
+    (model.path / "condemned.json").write_bytes(b"\0\0")
+
+    assert store.model(KEY).read_condemned() == ()
+
+
+# --- room
+
+
+def test_lots_are_pinned_by_links_orders_and_by_workers_that_have_not_said_yet(store):
+    for number, revision in enumerate(["aaaaaaaa", "bbbbbbbb", "cccccccc"]):
+        add(store, revision, model=str(number) * 64)
+    other = ModelKey("factory", "unbooted")
+    add(store, "dddddddd", model="3" * 64, key=other)
+    store.model(KEY).swap("aaaaaaaa")
+    half = store.staging_directory("sha256:half")
+    half.mkdir()
+
+    lots = store.list_lots({KEY: frozenset({"bbbbbbbb"})}, staging={"sha256:half"})
+
+    assert {lot.name: lot.pinned for lot in lots} == {
+        "store/" + "0" * 64: True,
+        "store/" + "1" * 64: True,
+        "store/" + "2" * 64: False,
+        "store/" + "3" * 64: True,
+        "staging/half": True,
+    }
+    assert all(lot.size_bytes > 0 for lot in lots)
+
+
+def test_a_lot_that_goes_takes_its_revisions_along(store):
+    add(store, "aaaaaaaa")
+    add(store, "bbbbbbbb", model="2" * 64)
+    lots = store.list_lots({KEY: frozenset()}, staging=())
+
+    store.drop_lot(next(lot for lot in lots if lot.name.endswith("2" * 64)))
+
+    assert set(store.model(KEY).read_all_records()) == {"aaaaaaaa"}
+    assert not store.has("sha256:" + "2" * 64)
