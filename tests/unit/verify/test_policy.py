@@ -774,6 +774,23 @@ def test_rule_1_what_the_pin_takes_for_narrower_never_allows_more(old, other, da
         assert not _sooner(verdict(old, **facts), verdict(new, **facts))
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param({"floor": 18, "grants": (by("a"), by("b"))}, id="two-grants"),
+        pytest.param(
+            {"proofs": (*by_identity(job="one"), *by_identity(job="two"))}, id="two-certificates"
+        ),
+    ],
+)
+def test_of_two_that_serve_alike_the_same_is_told_in_any_order(facts):
+    name = "grants" if "grants" in facts else "proofs"
+    spec = policy(keys="ab") if name == "grants" else keyless(authority={"claims": {"job": "x"}})
+    turned = {**facts, name: facts[name][::-1]}
+
+    assert verdict(spec, **facts) == verdict(spec, **turned)
+
+
 @pytest.mark.slow
 @_many
 @given(_policies, st.none() | _policies, _facts, st.data())

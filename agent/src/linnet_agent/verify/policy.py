@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from linnet_agent.verify.signatures import Format, Proof
-from linnet_agent.verify.voting import Ballot, Vote, count_votes, unusable
+from linnet_agent.verify.voting import Ballot, Vote, count_votes, proof_order, unusable
 from linnet_api.durations import format_duration, parse_duration
 from linnet_api.patterns import compile_glob
 from linnet_api.quantities import parse_quantity
@@ -310,7 +310,7 @@ def _judge_counter(case: _Case) -> _Finding | None:
         return None
     counter = "no release counter" if facts.counter is None else f"counter {facts.counter}"
     fact = f"it is signed with {counter}; this node takes {facts.floor} and above"
-    for proofs in facts.grants:
+    for proofs in sorted(facts.grants, key=lambda grant: sorted(map(proof_order, grant))):
         votes, _ = count_votes(case.ballot, proofs)
         if len(votes) >= case.spec.require.threshold:
             if not facts.clock_trusted:

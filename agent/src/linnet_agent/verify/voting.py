@@ -88,7 +88,7 @@ def count_votes(ballot: Ballot, proofs: Iterable[Proof]) -> tuple[list[Vote], li
     """Return the votes, and what stands against signatures that are none."""
     found: dict[str, dict[str, Proof]] = {}
     objections: list[Objection] = []
-    for proof in sorted(proofs, key=_order):
+    for proof in sorted(proofs, key=proof_order):
         if (revoked := _revoked(ballot, proof)) is not None:
             objections.append(revoked)
             continue
@@ -291,9 +291,14 @@ def _signer_id(proof: Proof) -> str:
     return json.dumps(["identity", signer.issuer, signer.subject])
 
 
-def _order(proof: Proof) -> tuple[str, str, int]:
+def proof_order(proof: Proof) -> tuple[str, ...]:
+    """Return what sorts proofs one way, whatever order they came in."""
+    signer = proof.signer
     signed_at = "" if proof.signed_at is None else proof.signed_at.isoformat()
-    return _signer_id(proof), signed_at, -1 if proof.log_index is None else proof.log_index
+    order = (_signer_id(proof), signed_at, f"{proof.log_index}")
+    if isinstance(signer, KeySigner):
+        return order
+    return *order, signer.root, signer.certificate, *map(str, sorted(signer.claims.items()))
 
 
 def _rfc3339(moment: datetime) -> str:
