@@ -311,6 +311,12 @@ class Story:
     def deploy(self, tag, **spec):
         self.bed.apply(self.wanted(tag, **spec))
 
+    def retry(self):
+        """Try what has ended again, and wait until a new rollout does."""
+        ended = self.rollout()["metadata"]["name"]
+        self.linnet("retry")
+        self.wait(lambda: self.rollout()["metadata"]["name"] != ended, "a new rollout")
+
     def linnet(self, *argv):
         """Run the CLI about this deployment."""
         env = {**os.environ, **self.bed.env}  # noqa: TID251 - a child's environment
@@ -357,6 +363,15 @@ class Story:
         """Return what the nodes say, by node."""
         return {node: item.get("status", {}) for node, item in self.node_models().items()}
 
+    def have_taken_up(self, digest):
+        """Tell whether every node has heard the order for ``digest``."""
+        models = self.node_models().values()
+        return all(
+            item["spec"]["desired"].get("artifact") == digest
+            and item.get("status", {}).get("observedSequence") == item["spec"]["sequence"]
+            for item in models
+        )
+
     def answers(self):
         """Return what each node's server answers now; None where it answers nothing."""
         return [self._answer(node) for node in self.nodes]
@@ -395,13 +410,16 @@ class Story:
     def wait_phase(self, digest, *phases):
         """Wait until the rollout to ``digest`` is in one of the phases; return its status."""
 
+        seen = []
+
         def there():
             found = self.rollout()
+            seen[:] = [found.get("status", {})]
             right = found.get("spec", {}).get("to", {}).get("digest") == digest
-            return right and found.get("status", {}).get("phase") in phases
+            return right and seen[0].get("phase") in phases
 
         self.wait(there, " or ".join(phases))
-        return self.rollout()["status"]
+        return seen[0]
 
     def wait_waiting(self, reason, *words):
         """Wait until the rollout waits for that, in a sentence with these words; return it."""
@@ -641,7 +659,7 @@ def test_a_blob_that_is_not_what_the_manifest_says(story):
     story.linnet("abort", "--reason", "the registry is repaired")
     story.wait_phase(digest, "Aborted")
     assert f"linnet retry {story.name}" in story.wait_reason("Aborted")
-    story.linnet("retry")
+    story.retry()
     story.wait_completed(digest, 2.0)
 
 
@@ -800,7 +818,7 @@ def test_a_disk_that_is_full(stories, small_disk):
         story.wait_phase(digest, "Aborted")
         story.wait_reason("Aborted")
         assert story.answers() == [1.0]
-        story.linnet("retry")
+        story.retry()
         story.wait_completed(digest, 2.0)
 
 
@@ -955,7 +973,7 @@ def test_a_trust_policy_that_is_taken_away(story):
     assert f"linnet retry {story.name}" in story.wait_reason("Refused")
     assert story.answers() == [1.0]
     hub.trust()
-    story.linnet("retry")
+    story.retry()
     story.wait_completed(digest, 2.0)
 
 
@@ -1058,7 +1076,7 @@ def test_the_api_server_is_killed_in_the_middle(story):
     digest = story.publish("2")
     (server,) = (p for p in story.bed.processes if p.name == "kube-apiserver")
     story.deploy("2")
-    story.wait(lambda: all(r["state"] != "Active" for r in story.reports().values()), "begun")
+    story.wait(lambda: story.have_taken_up(digest), "the nodes have their orders")
     server.kill()
     until(lambda: story.answers() == [2.0, 2.0], PATIENCE_S, "orders that came are carried out")
     server.start()

@@ -269,6 +269,34 @@ def test_what_is_not_the_models_fault_is_waited_for(reason):
     assert "try later" in waiting.message
 
 
+def test_a_node_that_no_variant_is_for_is_incompatible_and_keeps_its_order():
+    fleet = fleet_of(3)
+    fleet.policy = CAREFUL.model_copy(update={"steps": (Step(nodes="100%", bake="10s"),)})
+    bring(fleet, TWO)
+    assert fleet.run_until(lambda one: one.phase is RolloutPhase.STEPPING)
+    fleet.run_for(timedelta(seconds=1))
+    candidate = fleet.rollout.spec.to.revision
+    first = min(n for n, o in fleet.orders.items() if o.desired.revision == candidate)
+    node = fleet.nodes[first]
+    node.epoch += 1
+    node.state, node.reason, node.message = (
+        NodeState.FAILED,
+        NodeReason.WRONG_VARIANT,
+        "needs a GPU",
+    )
+    fleet._report(node)
+    told = fleet.orders[first]
+
+    assert fleet.run_until(lambda one: one.phase is RolloutPhase.COMPLETED)
+    assert fleet.orders[first] == told
+    fleet.run_for(timedelta(minutes=2))
+
+    assert (serving(fleet, ONE), serving(fleet, TWO)) == (1, 2)
+    assert fleet.status.nodes.incompatible == 1
+    assert fleet.orders[first].desired.revision == candidate
+    assert "1 cannot run it" in fleet.status.conditions[0].message
+
+
 def test_one_node_of_many_that_fails_asks_a_person_and_is_gone_on_without():
     fleet = fleet_of(10)
     fleet.policy = CAREFUL.model_copy(update={"steps": (Step(nodes="100%", bake="10s"),)})

@@ -140,9 +140,9 @@ class ModelDeploymentSpec(ApiModel):
             description="Variants in order of preference, such as onnx-int8, onnx. Each node takes the first that the artifact "
             "has and the node can run: an OCI index names its variants by the annotation linnet.dev/variant and by platform; an "
             "artifact that is no index is one variant, onnx where its annotation does not say. A node that can run none of "
-            "them fails with WrongVariant, serves on what it has, and holds its rollout up as any failed node does: publish a "
-            "variant for it, or let spec.nodes leave it out. Empty: any variant, in the index's order. Another list makes "
-            "another revision.",
+            "them says WrongVariant, serves on what it has and counts as incompatible, as a node without the runtime does: "
+            "publish a variant for it, or let spec.nodes leave it out. Empty: any variant, in the index's order. Another list "
+            "makes another revision.",
             max_length=16,
             json_schema_extra=ATOMIC,
         ),

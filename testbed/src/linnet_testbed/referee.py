@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from math import ceil
 
 from linnet_api.durations import parse_duration
-from linnet_api.reasons import ActVerb, RolloutPhase, Verdict
+from linnet_api.reasons import ActVerb, NodeReason, NodeState, RolloutPhase, Verdict
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_operator.planner.model import (
     CreateRollout,
@@ -295,9 +295,18 @@ def _eligible(fleet: FleetSimulator, rollout: RolloutView) -> list[VirtualNode]:
     for node in fleet.nodes.values():
         seen = fleet.view(node).heartbeat_at
         lost = seen is None or (fleet.now - seen > max(grace, LEASE))
-        if not lost or _took(fleet, rollout, node):
+        if (not lost or _took(fleet, rollout, node)) and not _no_variant(fleet, rollout, node):
             found.append(node)
     return found
+
+
+def _no_variant(fleet: FleetSimulator, rollout: RolloutView, node: VirtualNode) -> bool:
+    report = fleet.reports.get(node.name)
+    return (
+        _took(fleet, rollout, node)
+        and report is not None
+        and (report.state, report.reason) == (NodeState.FAILED, NodeReason.WRONG_VARIANT)
+    )
 
 
 def _out_of_service(fleet: FleetSimulator, rollout: RolloutView) -> int:

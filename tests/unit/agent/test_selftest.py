@@ -262,11 +262,11 @@ def endless(directory):
     write(directory, [loop], initializers=[constant("go", 1, "?"), constant("trips", 2**62, "i8")])
 
 
-async def test_a_model_that_never_ends_is_given_up(tmp_path):
+async def test_a_model_that_never_ends_is_given_up(tmp_path, born):
     endless(tmp_path)
 
     await refused(tmp_path, SelfTestTimeoutError, "within 2 s", timeout_s=2)
-    assert not children()
+    assert not born()
 
 
 def expand(directory, elements):
@@ -283,12 +283,12 @@ async def test_a_model_that_wants_the_machines_memory_at_once_is_over_its_budget
     await refused(tmp_path, BudgetExceededError, "wants more than the")
 
 
-async def test_a_model_that_fills_memory_is_over_its_budget(tmp_path):
+async def test_a_model_that_fills_memory_is_over_its_budget(tmp_path, born):
     expand(tmp_path, 150_000_000)
     assert (await run(tmp_path)).memory_bytes > 600_000_000
 
     await refused(tmp_path, BudgetExceededError, "256 MiB", budget=Budget(memory_bytes=256 << 20))
-    assert not children()
+    assert not born()
 
 
 async def test_a_little_over_the_memory_is_over(tmp_path):
@@ -304,6 +304,13 @@ async def test_a_model_that_is_too_slow_is_over_its_budget(tmp_path):
 
     await refused(tmp_path, BudgetExceededError, "median", budget=Budget(latency_s=1e-6))
     assert (await run(tmp_path, budget=Budget(latency_s=60))).latency_s > 1e-6
+
+
+@pytest.fixture
+def born():
+    """Return what tells the children that this process has got since the test began."""
+    before = set(children())
+    return lambda: [child for child in children() if child not in before]
 
 
 def children(pid=None):
@@ -375,13 +382,13 @@ def alive(pid):
         return False
 
 
-async def test_a_self_test_that_is_cancelled_leaves_nothing_behind(tmp_path):
+async def test_a_self_test_that_is_cancelled_leaves_nothing_behind(tmp_path, born):
     endless(tmp_path)
     task = asyncio.ensure_future(run(tmp_path, timeout_s=600))
-    await asyncio.to_thread(until, children, 60, "it has a child")
+    await asyncio.to_thread(until, born, 60, "it has a child")
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert not children()
+    assert not born()

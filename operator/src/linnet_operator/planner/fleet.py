@@ -4,6 +4,7 @@
 - Deferred: never took the candidate, and not seen for long; it leaves the count and catches up
   later.
 - Silent: took the candidate, then lost beyond a grace: a suspected failure, and never deferred.
+- Incompatible: it has no runtime for the model, or has found no variant of it that it can run.
 - A report speaks of an order only once the node has taken that order up.
 """
 
@@ -79,6 +80,7 @@ def sort_out(
     runtime: str,
     offline: Offline,
     candidate: str | None,
+    stable: str | None,
 ) -> Fleet:
     """Return every node in its place.
 
@@ -88,13 +90,19 @@ def sort_out(
         runtime: The runtime that the model needs.
         offline: When a node is deferred or silent.
         candidate: The revision that a running rollout brings; None where none runs.
+        stable: The revision that is served where none runs; None where there is none yet.
     """
     everyone = tuple(sorted(nodes, key=lambda node: node.name))
     matched = [node for node in everyone if node.matched]
+    wanted = stable if candidate is None else candidate
     incompatible = tuple(
-        node for node in matched if node.runtimes is not None and runtime not in node.runtimes
+        node
+        for node in matched
+        if (node.runtimes is not None and runtime not in node.runtimes)
+        or (wanted is not None and finds_no_variant(node, wanted))
     )
-    could = [node for node in matched if node.runtimes is None or runtime in node.runtimes]
+    unable = {node.name for node in incompatible}
+    could = [node for node in matched if node.name not in unable]
     took = {node.name for node in could if candidate is not None and has_taken(node, candidate)}
     defer_after = parse_duration(offline.defer_after)
     suspect_after = parse_duration(offline.suspect_after)
@@ -178,6 +186,15 @@ def has_failed(node: NodeView, revision: str) -> bool:
         _ended_in(node, revision, NodeState.FAILED, NodeState.REVERTED)
         and node.report is not None
         and node.report.reason in MODEL_FAULTS
+    )
+
+
+def finds_no_variant(node: NodeView, revision: str) -> bool:
+    """Return True where no variant of ``revision`` is for the node; it serves on what it has."""
+    return (
+        _ended_in(node, revision, NodeState.FAILED)
+        and node.report is not None
+        and node.report.reason is NodeReason.WRONG_VARIANT
     )
 
 

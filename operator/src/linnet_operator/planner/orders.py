@@ -6,7 +6,8 @@
 - While a rollout runs an order for the candidate names the baseline; when it has ended, the
   baseline is cleared (rule 3).
 - A sequence never falls, neither below the last order nor below what the node has seen (rule 7).
-- A node that is deselected, or that cannot run the model, keeps what it has.
+- A node that is deselected, or that cannot run the model, keeps what it has; one that has found
+  that out keeps its order as well: another one would let it count, and be asked, again.
 - Nobody is told to unload anything but a candidate that was bad, where there was nothing before.
 """
 
@@ -18,7 +19,7 @@ from linnet_api.model_rollout import RevisionRef
 from linnet_api.names import node_model_name
 from linnet_api.node_model import Baseline, Desired, NodeModelSpec, NodeRef, RolloutRef
 from linnet_operator.planner.budget import Room, admit
-from linnet_operator.planner.fleet import Fleet, is_ordered
+from linnet_operator.planner.fleet import Fleet, finds_no_variant, is_ordered
 from linnet_operator.planner.model import DeploymentView, NodeView, Order, RevisionView
 
 
@@ -130,7 +131,9 @@ def of_running(
     back = [
         node
         for node in fleet.everyone
-        if node.name not in names and (node.matched or not is_ordered(node, candidate.revision))
+        if node.name not in names
+        and (node.matched or not is_ordered(node, candidate.revision))
+        and not finds_no_variant(node, candidate.revision)
     ]
     orders = _taken_back(desk, back, stable=stable, bad=candidate)
     orders += [

@@ -90,6 +90,7 @@ def plan(
         runtime=deployment.serving.runtime,
         offline=offline_of(policy, rollout),
         candidate=rollout.spec.to.revision if rollout is not None and running else None,
+        stable=None if deployment.status.stable is None else deployment.status.stable.revision,
     )
     if rollout is not None and running:
         turn = Turn(
