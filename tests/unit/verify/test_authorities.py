@@ -12,6 +12,7 @@ from linnet_agent.verify.manifest import Artifact, parse_manifest
 from linnet_agent.verify.voting import inline_roots
 from linnet_api.reasons import NodeReason
 from linnet_api.trust_policy import TrustPolicySpec
+from linnet_cli.publish.keys import load_private_key
 from linnet_cli.publish.statement import canonical_json
 from linnet_testbed.sigstore import Signing, Sigstore
 
@@ -132,6 +133,40 @@ def test_a_hub_cannot_bring_the_root_that_the_ceiling_rests_on(workshop, site, e
     honest = replace_authority(hub, trustRoot="r1")
     decision = judge(workshop, genuine, honest, ceiling=ceiling, node_roots={"site": root})
     assert decision.allowed, decision
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param({"validFor": {"end": "2026-01-01T02:00:00Z"}}, id="a key that was retired"),
+        pytest.param({}, id="a key that needs a log"),
+    ],
+)
+def test_a_hub_cannot_bring_the_log_that_a_key_of_the_ceiling_needs(
+    workshop, site, elsewhere, limit
+):
+    def spec(*, root=None, **more):
+        key = {"publicKeyPEM": workshop.release.public} | more
+        document = {"authorities": [{"name": "release", "key": key}]}
+        if not limit:
+            document["signature"] = {"transparencyLog": "Required"}
+        if root is not None:
+            document["trustRoots"] = [{"name": "r", "trustedRootJSON": root.decode()}]
+        return TrustPolicySpec.model_validate(document)
+
+    private = load_private_key(workshop.release.private)
+    backdated, genuine = (
+        workshop.artifact(one.log_statement(workshop.statement(), private, signing()))
+        for one in (elsewhere, site)
+    )
+    hub, ceiling = spec(root=elsewhere.trusted_root()), [spec(**limit)]
+    own = {"site": site.trusted_root()}
+
+    decision = judge(workshop, backdated, hub, ceiling=ceiling, node_roots=own)
+    assert decision.reason is NodeReason.CEILING
+    assert judge(workshop, backdated, hub, node_roots=own).allowed
+    assert judge(workshop, genuine, spec(), ceiling=ceiling, node_roots=own).allowed
 
 
 def replace_authority(spec, **change):

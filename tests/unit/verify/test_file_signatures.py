@@ -79,7 +79,7 @@ def test_a_log_entry_gives_a_time_to_a_keys_statement(instance, verifier):
 
     (proof,) = check_file(raw, sha256=SHA256, keys=[_key()], verifier=verifier)
 
-    assert proof == Proof(KeySigner(_key().key_id), NOON + timedelta(seconds=5), 0)
+    assert proof == Proof(KeySigner(_key().key_id), NOON + timedelta(seconds=5), 0, "site")
 
 
 def test_a_log_entry_of_another_instance_gives_none(verifier):

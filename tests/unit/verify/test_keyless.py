@@ -16,7 +16,13 @@ from linnet_agent.confine import AUDIT_HOOK, NETWORK_NAMESPACE, SECCOMP
 from linnet_agent.verify.keyless import CHILD, ChildVerifier
 from linnet_agent.verify.keyless_child import answer
 from linnet_agent.verify.keys import load_public_key
-from linnet_agent.verify.signatures import Identified, IdentitySigner, Logged, Unproved
+from linnet_agent.verify.signatures import (
+    Identified,
+    IdentitySigner,
+    LogEntry,
+    Logged,
+    Unproved,
+)
 from linnet_agent.verify.windows import parse_root, valid_at
 from linnet_api.reasons import NodeReason
 from linnet_testbed.keyless import HereVerifier
@@ -390,7 +396,7 @@ def test_a_log_entry_tells_when_a_key_has_signed(instance, by_timestamp):
     verdict = judge(bundle, instance.trusted_root())
 
     key = load_public_key(_public_pem(private))
-    assert verdict == Logged(key.spki_hash, SEEN, 0)
+    assert verdict == Logged((LogEntry(key.spki_hash, SEEN, 0, "a"),))
 
 
 def test_a_log_entry_of_a_retired_log_tells_nothing(instance):

@@ -28,7 +28,8 @@ CI = "https://git.example/acme/models/.ci/release.yml@refs/tags/v2"
 
 
 def by(names, at=None, log=None):
-    return tuple(Proof(KeySigner(IDS[name]), at, log) for name in names)
+    root = None if at is log is None else "site"
+    return tuple(Proof(KeySigner(IDS[name]), at, log, root) for name in names)
 
 
 def by_identity(subject=CI, *, issuer=ISSUER, root="site", at=NOON - HOUR, **claims):
@@ -263,6 +264,12 @@ def verdict(*policies, ceiling=None, **facts):
             {"proofs": by("a") + by("a", NOON, 3)},
             NodeReason.NONE,
             id="a key with a log",
+        ),
+        pytest.param(
+            [policy(signature={"transparencyLog": "Required"})],
+            {"proofs": (Proof(KeySigner(IDS["a"]), NOON - HOUR, 7, INLINE),)},
+            NodeReason.UNTRUSTED_KEY,
+            id="a key with a log that another policy vouches for",
         ),
         pytest.param([keyless()], {}, NodeReason.UNTRUSTED_KEY, id="a key, not the identity"),
         pytest.param([keyless()], {"proofs": by_identity()}, NodeReason.NONE, id="the identity"),

@@ -290,7 +290,7 @@ def test_a_log_entry_gives_a_time_to_a_keys_signature(instance, keyless):
 
     (signed,), unproved = check([bundle], signer, keyless=keyless)
 
-    assert signed.proofs == (Proof(KeySigner(signer.key_id), SEEN, 0),)
+    assert signed.proofs == (Proof(KeySigner(signer.key_id), SEEN, 0, "site"),)
     assert unproved == []
 
 

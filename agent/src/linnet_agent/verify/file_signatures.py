@@ -17,10 +17,9 @@ from linnet_agent.verify.keys import VerificationKey
 from linnet_agent.verify.signatures import (
     Identified,
     KeylessVerdict,
-    KeySigner,
-    Logged,
     Proof,
     Unproved,
+    key_proofs,
 )
 from linnet_agent.verify.strict_json import as_list, as_object
 from linnet_api.reasons import NodeReason
@@ -74,7 +73,7 @@ def check_file(
         return Unproved(NodeReason.UNTRUSTED_KEY, message)
     if verifier is None or (bundle.by_key and not bundle.logged):
         if key is not None:
-            return (Proof(KeySigner(key.key_id), None, None),)
+            return key_proofs(key, None)
         message = "it is signed keyless, and there is no trusted root to judge that by"
         return Unproved(NodeReason.NO_TRUST_ROOT, message)
     verdict = verifier.verify_file(raw, sha256=sha256)
@@ -87,9 +86,7 @@ def check_file(
             if isinstance(verdict, Unproved)
             else Unproved(NodeReason.BAD_SIGNATURE, message)
         )
-    if isinstance(verdict, Logged) and verdict.spki_hash == key.spki_hash:
-        return (Proof(KeySigner(key.key_id), verdict.signed_at, verdict.log_index),)
-    return (Proof(KeySigner(key.key_id), None, None),)
+    return key_proofs(key, verdict)
 
 
 def parse_file_bundle(raw: bytes) -> FileBundle:

@@ -30,6 +30,7 @@ from linnet_agent.verify.signatures import (
     IdentitySigner,
     KeylessVerdict,
     KeylessVerifier,
+    LogEntry,
     Logged,
     Proof,
     Unproved,
@@ -210,11 +211,7 @@ def read_verdict(answer: Mapping[str, Any], *, payload_sha256: str | None) -> Ke
         if any(proof["payloadSha256"] != payload_sha256 for proof in proofs):
             return _unavailable("it answered about another payload")
         if "key" in proofs[0]:
-            return Logged(
-                str(proofs[0]["key"]),
-                datetime.fromisoformat(proofs[0]["signedAt"]),
-                int(proofs[0]["logIndex"]),
-            )
+            return Logged(tuple(_entry(proof) for proof in proofs))
         return Identified(tuple(_proof(proof) for proof in proofs))
     except (KeyError, TypeError, ValueError, IndexError):
         return _unavailable("its answer has another form")
@@ -244,6 +241,15 @@ def _how_it_ended(returncode: int, errors: bytes) -> str:
 def _unavailable(ending: str) -> Unproved:
     message = f"the verifier of keyless bundles did not answer: {ending}"
     return Unproved(NodeReason.KEYLESS_UNAVAILABLE, message)
+
+
+def _entry(document: Mapping[str, Any]) -> LogEntry:
+    return LogEntry(
+        spki_hash=str(document["key"]),
+        signed_at=datetime.fromisoformat(document["signedAt"]),
+        log_index=int(document["logIndex"]),
+        root=str(document["root"]),
+    )
 
 
 def _proof(document: Mapping[str, Any]) -> Proof:

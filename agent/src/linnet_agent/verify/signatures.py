@@ -1,11 +1,13 @@
 """Who has verifiably signed what: bundles in, payloads with their signers out.
 
 - A payload counts with everyone who signed exactly its bytes, in however many bundles.
-- Strangers can add bundles and must not be able to block: those that name a trusted key are
-  X- A bundle that cannot be proved is told, and is nothing else.
+- Strangers can add bundles and must not be able to block: those that name a trusted key are looked
+  at first, and of those the smallest.
+- A bundle that cannot be proved is told, and is nothing else.
 - Nothing that comes from outside raises; time and number are bounded.
 - What cosign has signed for another artifact is not a signature of this one.
-- An entry in a transparency log adds a time to a key's signature, and takes nothing away.
+- An entry in a transparency log adds a time to a key's signature, and takes nothing away; under
+  whose trusted root it is good stays with it, for not everybody believes every root.
 """
 
 import time
@@ -61,6 +63,8 @@ class Proof:
     signed_at: datetime | None
     """Verified time; None for a key without a log entry or timestamp that was verified."""
     log_index: int | None
+    root: str | None = None
+    """Of a key: name of the trusted root under which time and log entry were verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,29 @@ class Identified:
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LogEntry:
     """A log has seen a signature by the key with this hash over what the bundle holds."""
 
     spki_hash: str
     signed_at: datetime
     log_index: int
+    root: str
+    """Name of the trusted root under which it was verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A bundle by a key is good: one entry for each trusted root under which a log has it."""
+
+    entries: tuple[LogEntry, ...]
+
+    def proofs(self, key: VerificationKey) -> tuple[Proof, ...]:
+        """Return what the entries prove of a signature by ``key``."""
+        return tuple(
+            Proof(KeySigner(key.key_id), one.signed_at, one.log_index, one.root)
+            for one in self.entries
+            if one.spki_hash == key.spki_hash
+        )
 
 
 KeylessVerdict = Identified | Logged | Unproved
@@ -153,7 +174,7 @@ def check_signatures(
     unproved += refused
     proofs: dict[bytes, list[Proof]] = {}
     for one, key in by_key:
-        proofs.setdefault(one.bundle.payload, []).append(_key_proof(key, verdicts.get(one.raw)))
+        proofs.setdefault(one.bundle.payload, []).extend(key_proofs(key, verdicts.get(one.raw)))
     for one in vouched:
         verdict = verdicts.get(one.raw, _NO_ROOT if keyless is None else _TOO_MANY)
         if isinstance(verdict, Identified):
@@ -171,6 +192,12 @@ def check_signatures(
         else:
             unproved.append(outcome)
     return signed, unproved
+
+
+def key_proofs(key: VerificationKey, verdict: KeylessVerdict | None) -> tuple[Proof, ...]:
+    """Return what a signature by ``key`` proves, with what was said of its log entry."""
+    logged = verdict.proofs(key) if isinstance(verdict, Logged) else ()
+    return logged or (Proof(KeySigner(key.key_id), None, None),)
 
 
 def _read(bundles: Sequence[bytes]) -> tuple[list[_Candidate], list[Unproved]]:
@@ -231,12 +258,6 @@ def _ask(
         return {}
     asked = [one.raw for one in candidates]
     return dict(zip(asked, keyless.verify(asked), strict=True))
-
-
-def _key_proof(key: VerificationKey, verdict: KeylessVerdict | None) -> Proof:
-    if isinstance(verdict, Logged) and verdict.spki_hash == key.spki_hash:
-        return Proof(KeySigner(key.key_id), verdict.signed_at, verdict.log_index)
-    return Proof(KeySigner(key.key_id), None, None)
 
 
 def _signed(

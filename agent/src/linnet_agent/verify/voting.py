@@ -5,8 +5,8 @@
 - What a matching policy revokes is no vote in any: keys, certificates, identities.
 - A signature counts at the time that is proved for it, else now; outside a key's validity it does
   not.
-- An identity counts under the trusted root of its authority alone: the policy's own, else the
-  node's.
+- A time, a log entry or an identity counts under roots that the policy believes alone: those it
+  holds itself, and the node's. What one policy brings proves nothing to another.
 - What stands against a signature is told, so that a refusal can say it.
 """
 
@@ -23,6 +23,8 @@ from linnet_api.reasons import NodeReason
 from linnet_api.trust_policy import Authority, Keyless, RevokedIdentity, TrustPolicySpec
 
 _INLINE: Final = "sha256:"
+_LAST: Final = "~"
+"""Sorts behind every time: of two proofs of one signer the one with a time is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Ballot:
         """Return the authorities that count."""
         of = self.spec.require.of
         return [one for one in self.spec.authorities if not of or one.name in of]
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """Return the names of the trusted roots that the policy believes."""
+        return self.node_roots | {_inline_name(r.trusted_root_json) for r in self.spec.trust_roots}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ def count_votes(ballot: Ballot, proofs: Iterable[Proof]) -> tuple[list[Vote], li
     """Return the votes, and what stands against signatures that are none."""
     found: dict[str, dict[str, Proof]] = {}
     objections: list[Objection] = []
-    for proof in sorted(proofs, key=proof_order):
+    for proof in sorted((_as_believed(ballot, one) for one in proofs), key=proof_order):
         if (revoked := _revoked(ballot, proof)) is not None:
             objections.append(revoked)
             continue
@@ -102,6 +109,13 @@ def count_votes(ballot: Ballot, proofs: Iterable[Proof]) -> tuple[list[Vote], li
                 objections.append(objection)
     pairs = _pair({name: list(signers) for name, signers in found.items()})
     return [Vote(name, found[name][signer]) for name, signer in sorted(pairs.items())], objections
+
+
+def _as_believed(ballot: Ballot, proof: Proof) -> Proof:
+    """Return the proof without a time that only somebody else's trusted root vouches for."""
+    if isinstance(proof.signer, IdentitySigner) or proof.root in ballot.roots:
+        return proof
+    return Proof(proof.signer, None, None)
 
 
 def _pair(candidates: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -294,8 +308,8 @@ def _signer_id(proof: Proof) -> str:
 def proof_order(proof: Proof) -> tuple[str, ...]:
     """Return what sorts proofs one way, whatever order they came in."""
     signer = proof.signer
-    signed_at = "" if proof.signed_at is None else proof.signed_at.isoformat()
-    order = (_signer_id(proof), signed_at, f"{proof.log_index}")
+    signed_at = _LAST if proof.signed_at is None else proof.signed_at.isoformat()
+    order = (_signer_id(proof), signed_at, f"{proof.log_index}", proof.root or "")
     if isinstance(signer, KeySigner):
         return order
     return *order, signer.root, signer.certificate, *map(str, sorted(signer.claims.items()))
