@@ -3,6 +3,7 @@
 - What was wanted last is in ``desired/``: an agent that starts without a network knows its orders.
 - A listing replaces everything: what is no longer there has vanished. That is news, never an order
   (rule 7).
+- A bookmark of a watch, about one a minute, says that all is as it was told: news as well.
 - After any trouble it lists again; how long it waits grows, with jitter, up to a bound.
 - When the heartbeat notices that the network is back, nobody waits any longer.
 """
@@ -61,6 +62,9 @@ class Sink(Protocol):
 
     def drop(self, name: str) -> None:
         """Take ``name`` for gone."""
+
+    def confirm(self) -> None:
+        """Take all that was told for true still: the hub has just said that nothing else is."""
 
 
 class Link:
@@ -173,6 +177,7 @@ async def _tell_changes(
             if _is_older(change.version, version):
                 raise WatchExpiredError(f"version {change.version} came after {version}")
             version = change.version
+            sink.confirm()
             if change.kind == "BOOKMARK":
                 continue
             name = object_key(change.object)
@@ -350,6 +355,9 @@ class Desired:
     def drop(self, name: str) -> None:
         """Take one NodeModel for gone."""
         self._forget(name)
+
+    def confirm(self) -> None:
+        """Do nothing: an order does not age."""
 
     def note_status(self, wanted: Wanted, status: Mapping[str, Any]) -> None:
         """Note what the hub holds after a report; a change that came in meanwhile is newer."""

@@ -9,8 +9,8 @@
   ``trust/pinned.json``. So is a ceiling that has vanished (``trust/had-ceiling``).
 - Trusted roots come from files that were provisioned with the machine, from the TUF repository
   that the node reads, and inline from policies; the hub's never stand in for the node's own.
-- When the hub was heard last is kept on disk. Trust that is older than a policy allows is stale: an
-  alarm, never a stop.
+- When the hub was heard last is kept on disk: a listing, a change, or a bookmark that says that there
+  was none. Trust that is older than a policy allows is stale: an alarm, never a stop.
 """
 
 import hashlib
@@ -137,7 +137,10 @@ class TrustStore:
         ]
         if not ages:
             return False
-        return self._heard_at is None or self._clock() - self._heard_at > min(ages)
+        if self._heard_at is None:
+            return True
+        # Below zero the clock that it was heard by has turned out to be ahead: nobody knows when.
+        return not timedelta() <= self._clock() - self._heard_at <= min(ages)
 
     @property
     def fault(self) -> tuple[NodeReason, str] | None:
@@ -215,7 +218,7 @@ class TrustStore:
 
     def replace(self, items: Mapping[str, Object]) -> None:
         """Take a listing of TrustPolicies."""
-        self._note_heard()
+        self.confirm()
         self._unreadable.clear()
         found = {
             name: spec for name, item in items.items() if (spec := self._read_spec(name, item))
@@ -274,7 +277,8 @@ class TrustStore:
             or (self._pinned is not None and not is_narrower(self._policies, than=self._pinned))
         )
 
-    def _note_heard(self) -> None:
+    def confirm(self) -> None:
+        """Take what the hub said for its word of now."""
         now = self._clock()
         self._heard_at = now
         if self._heard_on_disk is not None and abs(now - self._heard_on_disk) < _HEARD_EVERY:

@@ -21,6 +21,9 @@ class Sink:
     def drop(self, name):
         self._tell(("drop", name))
 
+    def confirm(self):
+        self._tell("heard")
+
     def _tell(self, what):
         self.told.append(what)
         self.news.set()
@@ -79,7 +82,14 @@ async def test_a_listing_then_changes_and_the_place_is_kept_over_the_end_of_a_wa
     sink, _ = followed()
     await sink.until(told(("all", ["b"])))
 
-    assert sink.told == [("all", ["a"]), ("put", "b", "11"), ("drop", "a"), ("all", ["b"])]
+    heard = "heard"  # with each change, and with the bookmark that says that there is none
+    assert sink.told == [
+        ("all", ["a"]),
+        *(heard, ("put", "b", "11")),
+        *(heard, ("drop", "a")),
+        heard,
+        ("all", ["b"]),
+    ]
     assert "resourceVersion=10" in fake.seen(watch=True)[0].query
 
 

@@ -241,6 +241,31 @@ def test_trust_that_was_not_heard_for_too_long_is_stale_and_no_fault(box, keys):
     assert not box.open().stale
 
 
+def test_a_watch_that_says_that_nothing_has_changed_keeps_trust_fresh(box, keys):
+    store = box.open()
+    store.replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})
+    changes = box.changes
+    for _ in range(30):
+        box.now += DAY
+        store.confirm()
+
+    assert not store.stale
+    assert not box.open().stale
+    assert box.changes == changes
+
+
+def test_trust_that_was_heard_by_a_clock_that_was_ahead_is_stale(box, keys):
+    box.now += 3650 * DAY
+    box.open().replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})
+    box.now = NOON
+
+    store = box.open()
+    assert store.stale
+
+    store.confirm()
+    assert not store.stale
+
+
 def test_trust_without_a_limit_is_never_stale(box, keys):
     store = box.open()
     store.replace({"release": item(spec(keys[0]))})
