@@ -9,8 +9,8 @@
   ``trust/pinned.json``. So is a ceiling that has vanished (``trust/had-ceiling``).
 - Trusted roots come from files that were provisioned with the machine, from the TUF repository
   that the node reads, and inline from policies; the hub's never stand in for the node's own.
-- When the hub was heard last is kept on disk: a listing, a change, or a bookmark that says that there
-  was none. Trust that is older than a policy allows is stale: an alarm, never a stop.
+- When the hub was heard last is kept on disk: a listing, a change, or a bookmark, which says that
+  there was none. Trust that is older than a policy allows is stale: an alarm, never a stop.
 """
 
 import hashlib
