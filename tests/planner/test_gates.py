@@ -100,6 +100,14 @@ def test_a_fail_asks_where_it_rests_on_one_node():
     assert gate(Verdict.FAIL, baked=False, all_in=False).action is Action.ROLLBACK
 
 
+@pytest.mark.parametrize("said", ["Hold", "Ask", "Rollback", "Advance"])
+def test_harm_that_is_seen_on_too_few_nodes_is_never_advanced_nor_taken_back_by_policy(said):
+    judge = Judge(on_undecided=said)
+
+    assert gate(Verdict.UNDECIDED, needs_person=True, judge=judge).action is Action.HOLD
+    assert gate(Verdict.UNDECIDED, needs_person=True, judge=judge, late=True).action is Action.ASK
+
+
 def test_trouble_of_the_whole_fleet_never_acts():
     for late, undecided in product([True, False], ["Ask", "Rollback", "Advance"]):
         judge = Judge(on_undecided=undecided, on_no_data="Rollback")

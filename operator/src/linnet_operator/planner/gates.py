@@ -163,6 +163,9 @@ def _passed(verdict: Verdict, evidence: Evidence, facts: Facts, judge: Judge) ->
 
 def _undecided(evidence: Evidence, facts: Facts, judge: Judge) -> Gate:
     action = Action(judge.on_undecided) if facts.late else Action.HOLD
+    if facts.late and evidence.needs_person:
+        # Harm is seen, but not on enough nodes: no policy advances that, nor turns the fleet.
+        action = Action.ASK
     if action is Action.ADVANCE and facts.misfit is not None:
         return _no_data(Verdict.PARTIAL, WaitReason.PARTIAL_DATA, facts.misfit, facts, judge)
     reason = WaitReason.DECISION if action is Action.ASK else WaitReason.EVIDENCE

@@ -181,7 +181,8 @@ class Evidence:
             there is none to be had.
         message: The sentence with numbers.
         short: The same in at most 40 characters.
-        needs_person: True where a Fail must not turn the fleet by itself (it rests on one node).
+        needs_person: True where the evidence of harm rests on too few nodes: a Fail asks at once,
+            Undecided when its time is over.
         requests: Node name -> requests of the candidate since its activation, as the metrics count
             them (rule 16).
         ref: Name and sha256 of the ConfigMap that the shell can write from this look; None: nothing
