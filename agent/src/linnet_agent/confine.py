@@ -2,8 +2,8 @@
 
 - Called first of all, before there is a second thread: only then can it be given up for good.
 - Network: none, neither a namespace with interfaces nor a socket to be had.
-- Files: only what is named can be read, nothing can be written, made, renamed, removed or given
-  other rights.
+- Files: only what is named can be read; nothing can be written, made, renamed or removed, but in
+  one directory where that is named; nothing can be given other rights.
 - Processes: none can be started, traced, signalled or limited but itself; it dies with its parent.
 - Each layer is taken where this kernel and its administrator allow it, and said; the limits always
   hold. Where neither a namespace nor a filter can be had, Python itself refuses sockets.
@@ -38,7 +38,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine(
-    *, parent: int, readable: Iterable[Path], cpu_s: int, new_user: bool = True
+    *,
+    parent: int,
+    readable: Iterable[Path],
+    cpu_s: int,
+    new_user: bool = True,
+    scratch: Path | None = None,
+    file_bytes: int = 0,
 ) -> tuple[str, ...]:
     """Give up all that a parser of foreign bytes does not need; return the layers in force.
 
@@ -47,16 +53,18 @@ def confine(
         readable: Files and directories that may be read from now on, with all below them.
         cpu_s: CPU seconds of all threads together; then SIGXCPU, a little later SIGKILL.
         new_user: False where root must go on to read what is not root's.
+        scratch: A directory in which files may be made, changed and removed; None: none.
+        file_bytes: How large a file may become.
     """
     _step_back()
-    _limit(cpu_s=cpu_s)
+    _limit(cpu_s=cpu_s, file_bytes=file_bytes)
     layers = [*_leave_namespaces(new_user=new_user)]
     # Only now: a process whose credentials change is no longer told of its parent's death.
     _libc.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() not in (parent, 0):  # 0: seen from inside a namespace that it is not in
         os._exit(1)
     if _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
-        layers += [LANDLOCK] * _restrict_files(readable)
+        layers += [LANDLOCK] * _restrict_files(readable, scratch)
         layers += [SECCOMP] * _filter_calls()
     if not {NETWORK_NAMESPACE, SECCOMP} & set(layers):
         sys.addaudithook(_refuse_sockets)
@@ -91,10 +99,10 @@ def _step_back() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def _limit(*, cpu_s: int) -> None:
+def _limit(*, cpu_s: int, file_bytes: int) -> None:
     for what, soft, hard in (
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_FSIZE, file_bytes, file_bytes),
         (resource.RLIMIT_NOFILE, 256, 256),
         (resource.RLIMIT_NPROC, 1024, 1024),  # threads count, and those of its user's other work
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
@@ -113,7 +121,7 @@ def _leave_namespaces(*, new_user: bool) -> Sequence[str]:
 
 def _refuse_sockets(event: str, _arguments: object) -> None:
     if event.startswith("socket."):
-        raise PermissionError("the self-test has no network")
+        raise PermissionError("this process has no network")
 
 
 # --- landlock: which files ------------------------------------------------------------------------
@@ -121,13 +129,17 @@ def _refuse_sockets(event: str, _arguments: object) -> None:
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _PATH_BENEATH: Final = 1
 _EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
+_CHANGES: Final = sum(1 << n for n in (1, 4, 5, 7, 8, 12, 13, 14))
+"""Write, remove directories and files, make both and links, move, cut."""
+_MOVES_SINCE: Final = 2
+"""Before, nothing could be moved from one directory to another by whoever is restricted."""
 _FILE_RIGHTS: Final[Mapping[int, int]] = {1: 13, 2: 14, 3: 15, 5: 16}
 """By version: how many rights over files there are; all are taken away but those to read."""
 
 
-def _restrict_files(readable: Iterable[Path]) -> bool:
+def _restrict_files(readable: Iterable[Path], scratch: Path | None) -> bool:
     version = _libc.syscall(_CREATE_RULESET, None, 0, 1)
-    if version < 1:
+    if version < (1 if scratch is None else _MOVES_SINCE):
         return False
     rights = (1 << max(n for v, n in _FILE_RIGHTS.items() if v <= version)) - 1
     words = [rights]
@@ -141,19 +153,21 @@ def _restrict_files(readable: Iterable[Path]) -> bool:
         return False
     try:
         for path in readable:
-            _allow_reading(ruleset, path)
+            _allow(ruleset, path)
+        if scratch is not None:
+            _allow(ruleset, scratch, more=_CHANGES & words[0])
         return bool(_libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)
 
 
-def _allow_reading(ruleset: int, path: Path) -> None:
+def _allow(ruleset: int, path: Path, *, more: int = 0) -> None:
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # what is not there need not be read
     try:
-        rights = _READ_FILE | _EXECUTE
+        rights = _READ_FILE | _EXECUTE | more
         if stat.S_ISDIR(os.fstat(opened).st_mode):
             rights |= _READ_DIR
         rule = struct.pack("=Qi", rights, opened)

@@ -6,13 +6,15 @@
   counts. Older metadata is refused, also after a restart.
 - A repository that is broken, rolled back, tampered with or expired changes nothing: the root that
   is there is kept, and why is said. An expired one is an alarm, never a stop.
-- python-tuf runs in a child, in a scratch directory; what it leaves there is synced here.
+- python-tuf runs in a child that can write in a scratch directory alone; what it leaves there is
+  read, and synced here.
 """
 
 import base64
 import binascii
 import json
 import logging
+import os
 import stat
 import subprocess
 import sys
@@ -125,7 +127,7 @@ class TufRepository:
             "now": now.isoformat(),
         }
         ended = subprocess.run(  # noqa: S603 - this program, by this interpreter
-            _CHILD,
+            [*_CHILD, str(os.getpid())],
             input=json.dumps(request).encode(),
             capture_output=True,
             cwd=scratch,

@@ -2,11 +2,12 @@
 
 - It works in the current directory, where its parent has laid the metadata that is trusted so far,
   and leaves there what is trusted afterwards: python-tuf writes only what it has verified.
-- The repository is a directory; nothing is asked of a network.
+- The repository is a directory, which anybody may have written: before the child looks at it, it
+  gives up network, processes and all files but those, Python's own, and the current directory.
 - What has expired is judged by the node's known time, not by its clock.
 
-``python -m linnet_agent.tuf_child`` reads one request from stdin and writes one answer to stdout:
-``tuf`` is the other side of it.
+``python -m linnet_agent.tuf_child PARENT`` reads one request from stdin and writes one answer to
+stdout: ``tuf`` is the other side of it.
 """
 
 # ruff: noqa: SLF001 - tuf 7 has no other way to be told the time
@@ -14,10 +15,9 @@
 import base64
 import json
 import os
-import resource
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +27,16 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
+from linnet_agent.confine import confine, limit_data
+
 TARGET: Final = "trusted_root.json"
 _BASE: Final = "directory:/"
 _NOT_FOUND: Final = 404
 _CHUNK_BYTES: Final = 1 << 16
 _MAX_FILE_BYTES: Final = 16 << 20
 _MAX_CPU_S: Final = 60
+_MEMORY_BYTES: Final = 256 << 20
+"""Above what the imports take."""
 _MAX_SENTENCE: Final = 400
 
 
@@ -88,22 +92,42 @@ def follow(repository: Path, *, bootstrap: bytes, now: datetime) -> dict[str, An
     }
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Answer the request on stdin."""
-    resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
     request = json.load(sys.stdin)
+    repository = Path(request["repository"])
+    layers = _confine(repository, parent=int(arguments[0]))
     try:
         answer = follow(
-            Path(request["repository"]),
+            repository,
             bootstrap=base64.b64decode(request["bootstrap"]),
             now=datetime.fromisoformat(request["now"]),
         )
     except Exception as error:  # noqa: BLE001 - whatever goes wrong is an answer
         answer = {"fault": f"{type(error).__name__}: {error}"[:_MAX_SENTENCE]}
-    sys.stdout.write(json.dumps(answer))
+    sys.stdout.write(json.dumps(answer | {"layers": layers}))
     return 0
 
 
+def _confine(repository: Path, *, parent: int) -> tuple[str, ...]:
+    limit_data(_MEMORY_BYTES)
+    code = [Path(place) for place in sys.path if place]  # some of it is imported at first use
+    return confine(
+        parent=parent,
+        readable=[repository, *code],
+        cpu_s=_MAX_CPU_S,
+        new_user=os.geteuid() != 0 or _is_roots(repository),
+        scratch=Path.cwd(),
+        file_bytes=_MAX_FILE_BYTES,
+    )
+
+
+def _is_roots(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == 0
+    except OSError:
+        return False  # it is said when it is looked at
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from pathlib import Path
 from linnet_agent import confine
 readable = [sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc/self", sys.argv[1]]
 readable = [Path(path) for path in (*readable, *sys.path)]
-layers = confine.confine(parent={parent}, readable=readable, cpu_s={cpu_s})
+layers = confine.confine(parent={parent}, readable=readable, cpu_s={cpu_s}{more})
 import ctypes, resource, signal, socket, subprocess, threading
 try:
     said = {attempt}
@@ -28,8 +28,8 @@ sys.stdout.write(json.dumps([layers, said]))
 """
 
 
-def run(attempt, *, directory, before="", cpu_s=60, parent="os.getppid()"):
-    code = ATTEMPT.format(attempt=attempt, before=before, cpu_s=cpu_s, parent=parent)
+def run(attempt, *, directory, before="", cpu_s=60, parent="os.getppid()", more=""):
+    code = ATTEMPT.format(attempt=attempt, before=before, cpu_s=cpu_s, parent=parent, more=more)
     environment = {"OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-I", "-B", "-c", code, str(directory)],
@@ -101,6 +101,31 @@ def test_what_a_confined_process_still_has(model, attempt):
     assert answer(attempt, directory=model)[1] is True
 
 
+SCRATCH = ", scratch=Path(sys.argv[1]), file_bytes=1000"
+IN_SCRATCH = {
+    "a file made, changed, moved, cut and removed": (
+        "[(d := Path(sys.argv[1])), (d / 'sub').mkdir(), (d / 'a').write_text('x' * 1000), "
+        "(d / 'a').rename(d / 'sub' / 'b'), os.truncate(d / 'sub' / 'b', 1), "
+        "(d / 'link').symlink_to('sub/b'), (d / 'sub' / 'b').unlink()] and True"
+    ),
+    "a file beside it": "(Path(sys.argv[1]).parent / 'new').write_text('x')",
+    "a file moved out of it": "(Path(sys.argv[1]) / 'file').rename(Path(sys.argv[1]).parent / 'b')",
+    "another's file": "(Path(sys.argv[1]).parent / 'token').read_text()",
+    "a file that is too large": "(Path(sys.argv[1]) / 'a').write_text('x' * 1001)",
+    "a file for everybody": "(Path(sys.argv[1]) / 'file').chmod(0o777)",
+}
+
+
+@pytest.mark.parametrize("attempt", [pytest.param(v, id=k) for k, v in IN_SCRATCH.items()])
+def test_a_scratch_directory_is_all_that_can_be_written(model, attempt):
+    layers, said = answer(attempt, directory=model, more=SCRATCH)
+
+    assert {"landlock", "seccomp"} <= set(layers)
+    good = attempt == next(iter(IN_SCRATCH.values()))
+    assert said is True if good else said in REFUSALS | {"File too large"}
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model", "token"]
+
+
 def test_root_is_nobody_inside(model):
     layers, said = answer("os.stat('/proc/self').st_uid", directory=model)
 
@@ -122,7 +147,7 @@ def test_where_no_layer_can_be_had_python_refuses_sockets(model):
     layers, said = answer("str(socket.socket())", directory=model, before=before)
 
     assert layers == ["landlock", "audit hook"]
-    assert said == "the self-test has no network"
+    assert said == "this process has no network"
 
 
 def test_a_process_whose_parent_is_gone_ends(model):

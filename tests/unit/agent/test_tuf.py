@@ -1,5 +1,7 @@
 """A trusted root that rotates, from repositories made on the spot."""
 
+import base64
+import json
 import os
 import subprocess
 import sys
@@ -310,6 +312,30 @@ def test_a_disk_that_is_full_keeps_the_root_in_memory(node, publisher):
     publisher.publish(TWO)
 
     assert node.look().root == TWO
+
+
+def test_the_child_has_given_up_all_but_the_repository_before_it_looks_at_it(node, tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "repository" / "metadata" / "timestamp.json").unlink()
+    (tmp_path / "repository" / "metadata" / "timestamp.json").symlink_to(tmp_path / "secret")
+    (tmp_path / "scratch" / "metadata" / "root_history").mkdir(parents=True)
+    request = {
+        "repository": str(tmp_path / "repository"),
+        "bootstrap": base64.b64encode(node.bootstrap.read_bytes()).decode(),
+        "now": NOON.isoformat(),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-I", "-B", "-m", "linnet_agent.tuf_child", str(os.getpid())],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        cwd=tmp_path / "scratch",
+        env={"TMPDIR": str(tmp_path / "scratch")},
+        check=True,
+    )
+    answer = json.loads(ended.stdout)
+
+    assert {"landlock", "seccomp"} <= set(answer["layers"])
+    assert "timestamp" in answer["fault"]
 
 
 def test_the_agent_itself_never_imports_tuf():
