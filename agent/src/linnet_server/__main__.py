@@ -36,8 +36,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--port-file", metavar="FILE", help="where to write the port, once listening")
     add("--threads", metavar="N", help="upper bound on the threads of one run (default: cores)")
     add("--max-queue", metavar="N", help="requests that may wait for one model (default 128)")
+    add("--max-batch", metavar="N", help="rows that may run as one batch (default 1: off)")
+    add("--batch-delay-s", metavar="S", help="seconds to wait for a batch (default 0)")
     add("--deadline-s", metavar="S", help="seconds until a run is given up (default 30)")
     add("--drain-s", metavar="S", help="seconds that running requests get at the end (default 30)")
+    add("--load-timeout-s", metavar="S", help="seconds a model may take to load (default 300)")
+    add(
+        "--replace",
+        action="store_const",
+        const=True,
+        help="where two revisions do not fit into memory: free the old one first, 503 meanwhile",
+    )
+    add("--max-memory-bytes", metavar="N", help="private memory (default: the machine's)")
     add("--max-body-bytes", metavar="N", help="largest request body (default 64 MiB)")
     add("--model", metavar="NAME=PATH", action="append", help="serve a bare file, without an agent")
     add(

@@ -23,6 +23,8 @@ from linnet_server.catalog import Catalog
 from linnet_server.control import BODY_LIMIT_BYTES, ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.http1 import HttpListener
+from linnet_server.loading import Loader
+from linnet_server.memory import limit_memory
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 from linnet_server.records import unverified_revision
@@ -55,6 +57,7 @@ async def serve(settings: Settings) -> None:
         StartError: An address is taken, or the control socket cannot be made.
     """
     stopping = asyncio.Event()
+    limit_memory(settings.max_memory_bytes)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -75,12 +78,18 @@ async def _run(
     background: asyncio.TaskGroup,
 ) -> None:
     metrics = Metrics()
-    catalog = Catalog(
-        metrics,
-        spawn=background.create_task,
+    loader = Loader(
         max_threads=settings.threads,
         max_queue=settings.max_queue,
+        timeout_s=settings.load_timeout_s,
+        batch=settings.batch_limits,
+    )
+    catalog = Catalog(
+        metrics,
+        loader,
+        spawn=background.create_task,
         drain_s=settings.drain_s,
+        replace=settings.replace,
     )
     plane = DataPlane(catalog, deadline_s=settings.deadline_s, new_id=number_ids(uuid.uuid4().hex))
     public = PublicApp(plane, metrics, stopping=stopping)

@@ -1,9 +1,12 @@
 """What this node serves: deployments, their active and staged revisions, and the swap between them.
 
 - A swap loads beside, flips one reference, drains the old revision by counting its requests, and
-  frees it. A request that has picked a revision keeps it to its end: none fails because of a swap.
+  frees it. A request that has picked a revision keeps it to its end: none fails because of a swap,
+  but those that take longer than the drain may.
+- Where two do not fit into memory and the order or the settings allow it, the old one is taken out
+  first: 503 until the new one is activated. If that cannot be loaded, or is given up, the old one
+  comes back.
 - Only the loop's thread touches the catalog. Between looking and flipping there is no await.
-- One model loads at a time: two at once would double the peak of memory.
 - A name belongs to who has it, active or staged; the other deployment is refused.
 - A `current` that cannot be loaded is kept as a fact: it is reported, the server is not ready, the
   others serve.
@@ -19,6 +22,7 @@ from typing import Any, Final
 
 from linnet_server.errors import (
     ControlError,
+    NoMemoryError,
     NotFoundError,
     NotReadyError,
     NotStagedError,
@@ -26,7 +30,8 @@ from linnet_server.errors import (
 )
 from linnet_server.feedback import RecentAnswers
 from linnet_server.lane import Lane
-from linnet_server.metrics import Metrics, Outcome, RevisionMetrics
+from linnet_server.loading import Loader
+from linnet_server.metrics import Metrics, Outcome, RevisionMetrics, SwapPhase
 from linnet_server.records import (
     DeploymentKey,
     RevisionFiles,
@@ -34,7 +39,8 @@ from linnet_server.records import (
     list_current,
     read_revision,
 )
-from linnet_server.sessions import PLATFORM, Session, WarmUp, load_session
+from linnet_server.sessions import Session
+from linnet_server.stall import watch_loop
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +56,16 @@ class LoadedRevision:
     answers: RecentAnswers
     """The memory of its deployment, from the activation on."""
 
-    def __init__(self, record: ServingRecord, session: Session, lane: Lane) -> None:
+    session: Session
+    lane: Lane
+    load_s: float
+    memory_bytes: int
+    """Set when it is loaded: a lane may tell a revision what it does."""
+
+    def __init__(self, files: RevisionFiles) -> None:
+        record = files.record
+        self.files: Final = files
         self.record: Final = record
-        self.session: Final = session
-        self.lane: Final = lane
-        self.load_s = 0.0
         self.requests = 0
         self.failures = 0
         self.duration_s = 0.0
@@ -105,7 +116,7 @@ class LoadedRevision:
         return {
             "name": self.record.serving_name,
             "versions": [self.record.revision],
-            "platform": PLATFORM,
+            "platform": self.session.platform,
             "inputs": [spec.metadata() for spec in self.session.signature.inputs.values()],
             "outputs": [spec.metadata() for spec in self.session.signature.outputs.values()],
             "parameters": self.head["parameters"],
@@ -128,6 +139,7 @@ class Deployment:
         staged: What is loaded beside it.
         record: What `current` says while it loads, or where it failed to.
         failure: Why `current` could not be loaded.
+        taken_out: What served until it had to make room for what is staged.
 
     A deployment that is removed stays, empty: somebody may be waiting for its lock.
     """
@@ -139,22 +151,28 @@ class Deployment:
     staged: LoadedRevision | None = None
     record: ServingRecord | None = None
     failure: ControlError | None = None
+    taken_out: RevisionFiles | None = None
 
 
 class Catalog:
     """All deployments of this node."""
 
     def __init__(
-        self, metrics: Metrics, *, spawn: Spawn, max_threads: int, max_queue: int, drain_s: float
+        self,
+        metrics: Metrics,
+        loader: Loader,
+        *,
+        spawn: Spawn,
+        drain_s: float,
+        replace: bool = False,
     ) -> None:
         self._metrics = metrics
+        self._loader = loader
         self._spawn = spawn
-        self._max_threads = max_threads
-        self._max_queue = max_queue
         self._drain_s = drain_s
+        self._replace = replace
         self._deployments: dict[DeploymentKey, Deployment] = {}
         self._routes: dict[str, Deployment] = {}
-        self._one_load = asyncio.Lock()
         self._booting = True
 
     @property
@@ -222,7 +240,13 @@ class Catalog:
         log.info("server.booted", extra={"models": len(self._deployments), "ready": self.ready})
 
     async def stage(
-        self, key: DeploymentKey, root: Path, directory: Path, *, fresh: bool = False
+        self,
+        key: DeploymentKey,
+        root: Path,
+        directory: Path,
+        *,
+        fresh: bool = False,
+        replace: bool | None = None,
     ) -> LoadedRevision:
         """Load the revision in ``directory`` beside the active one; twice is once.
 
@@ -231,6 +255,8 @@ class Catalog:
             root: The node's directory.
             directory: The revision's, below it.
             fresh: Load it although it is loaded: its files were replaced by good ones.
+            replace: Whether the active one may be taken out where both do not fit; None: as the
+                settings say.
 
         Raises:
             ControlError: It cannot be loaded, or its name belongs to another deployment. Nothing
@@ -243,15 +269,15 @@ class Catalog:
                 if loaded is not None and loaded.record == files.record and not fresh:
                     return loaded
             self._check_names(deployment, files.record)
-            staged = await self._load(files)
+            await self._make_room(
+                deployment, files, replace=self._replace if replace is None else replace
+            )
             try:
-                # Somebody may have taken the name while we loaded.
-                self._check_names(deployment, files.record)
-            except ServingNameTakenError:
-                self._retire(staged)
+                staged = await self._load(files)
+                self._keep_or_retire(deployment, staged)
+            except ControlError:
+                await self._bring_back(deployment)
                 raise
-            self._retire(deployment.staged)
-            deployment.staged = staged
         log.info("server.staged", extra=_facts(staged.record) | {"load_s": staged.load_s})
         return staged
 
@@ -282,7 +308,11 @@ class Catalog:
             return
         async with deployment.lock:
             staged, deployment.staged = deployment.staged, None
-            self._retire(staged)
+            if staged is not None and deployment.taken_out is not None:
+                await self._drain(staged)
+            else:
+                self._retire(staged)
+            await self._bring_back(deployment)
 
     async def remove(self, key: DeploymentKey) -> None:
         """Stop serving a deployment, and free it."""
@@ -296,6 +326,7 @@ class Catalog:
             if deployment.active is not None:
                 self._metrics.mark_inactive(deployment.active.metrics)
             deployment.active = deployment.staged = deployment.record = deployment.failure = None
+            deployment.taken_out = None
             deployment.answers = RecentAnswers()
         log.info("server.removed", extra=dataclasses.asdict(key))
 
@@ -332,27 +363,71 @@ class Catalog:
             else:
                 self._flip(deployment, loaded)
 
+    async def _make_room(
+        self, deployment: Deployment, files: RevisionFiles, *, replace: bool
+    ) -> None:
+        """Take the active revision out where ``files`` do not fit beside it, and that may be.
+
+        Raises:
+            NoMemoryError: They do not fit.
+        """
+        try:
+            self._loader.check_room(files)
+        except NoMemoryError:
+            staged, deployment.staged = deployment.staged, None
+            if staged is not None:
+                await self._drain(staged)
+            active = deployment.active
+            if active is None or not replace:
+                self._loader.check_room(files)
+                return
+            log.warning("server.replacing", extra=_facts(active.record))
+            self._metrics.mark_inactive(active.metrics)
+            deployment.active, deployment.record = None, active.record
+            deployment.taken_out = active.files
+            await self._drain(active)
+
+    async def _bring_back(self, deployment: Deployment) -> None:
+        """Load again what was taken out; nothing where nothing was."""
+        files = deployment.taken_out
+        if files is None:
+            return
+        try:
+            self._flip(deployment, await self._load(files))
+        except ControlError as exc:
+            self._fail(deployment, exc)
+
     async def _load(self, files: RevisionFiles) -> LoadedRevision:
-        record = files.record
-        started_at = time.perf_counter()
-        async with self._one_load:
-            session, warm_up = await asyncio.to_thread(
-                _load_and_warm_up,
-                files.model_path,
-                variant=record.variant,
-                threads=min(record.threads, self._max_threads),
-            )
-        lane = Lane(session, instances=record.instances, max_queue=self._max_queue, warm_up=warm_up)
-        loaded = LoadedRevision(record, session, lane)
-        loaded.load_s = round(time.perf_counter() - started_at, 4)
-        return loaded
+        fresh = LoadedRevision(files)
+
+        def observe_rows(rows: int) -> None:
+            fresh.metrics.batch_rows.observe(rows)
+
+        with watch_loop() as stall:
+            loaded = await self._loader.load(files, observe_rows=observe_rows)
+        fresh.session, fresh.lane = loaded.session, loaded.lane
+        fresh.load_s, fresh.memory_bytes = loaded.took_s, loaded.memory_bytes
+        self._metrics.observe_swap(
+            files.record, SwapPhase.LOAD, took_s=loaded.took_s, stall_s=stall.longest_s
+        )
+        return fresh
+
+    def _keep_or_retire(self, deployment: Deployment, staged: LoadedRevision) -> None:
+        try:
+            # Somebody may have taken the name while we loaded.
+            self._check_names(deployment, staged.record)
+        except ServingNameTakenError:
+            self._retire(staged)
+            raise
+        self._retire(deployment.staged)
+        deployment.staged = staged
 
     def _flip(self, deployment: Deployment, fresh: LoadedRevision) -> None:
         """Let ``fresh`` serve. No await in here: a request sees the old revision or the new one."""
         old = deployment.active
         self._drop_routes(deployment)
         deployment.active = fresh
-        deployment.record = deployment.failure = None
+        deployment.record = deployment.failure = deployment.taken_out = None
         fresh.metrics = self._metrics.bind(fresh.record)
         fresh.answers = deployment.answers
         fresh.requests = fresh.failures = 0
@@ -361,7 +436,11 @@ class Catalog:
             self._routes[name] = deployment
         if old is not None:
             self._metrics.mark_inactive(old.metrics)
-        self._metrics.mark_active(fresh.metrics)
+        self._metrics.mark_active(
+            fresh.metrics,
+            memory_bytes=fresh.memory_bytes,
+            queue_depth=lambda: fresh.lane.waiting,
+        )
         self._retire(old)
         log.info("server.activated", extra=_facts(fresh.record))
 
@@ -370,17 +449,24 @@ class Catalog:
             self._spawn(self._drain(loaded))
 
     async def _drain(self, loaded: LoadedRevision) -> None:
-        """Free ``loaded`` when its last request has ended; warn where that takes long."""
-        try:
-            async with asyncio.timeout(self._drain_s):
+        """Free ``loaded`` when its last request has ended; at the deadline, end them."""
+        started_at = time.perf_counter()
+        with watch_loop() as stall:
+            try:
+                async with asyncio.timeout(self._drain_s):
+                    await loaded.wait_unused()
+            except TimeoutError:
+                log.warning(
+                    "server.drain.late", extra=_facts(loaded.record) | {"requests": loaded.holders}
+                )
+                loaded.lane.stop()
                 await loaded.wait_unused()
-        except TimeoutError:
-            log.warning(
-                "server.drain.late", extra=_facts(loaded.record) | {"requests": loaded.holders}
-            )
-            await loaded.wait_unused()
-        loaded.lane.close()
-        await asyncio.to_thread(loaded.session.close)
+            loaded.lane.close()
+            await asyncio.to_thread(loaded.session.close)
+        took_s = time.perf_counter() - started_at
+        self._metrics.observe_swap(
+            loaded.record, SwapPhase.DRAIN, took_s=took_s, stall_s=stall.longest_s
+        )
         log.info("server.freed", extra=_facts(loaded.record))
 
     def _claim(self, deployment: Deployment, record: ServingRecord) -> None:
@@ -414,11 +500,6 @@ class Catalog:
     def _drop_routes(self, deployment: Deployment) -> None:
         for name in [name for name, owner in self._routes.items() if owner is deployment]:
             del self._routes[name]
-
-
-def _load_and_warm_up(path: Path, *, variant: str, threads: int) -> tuple[Session, WarmUp | None]:
-    session = load_session(path, variant=variant, threads=threads)
-    return session, session.warm_up()
 
 
 def _describe(deployment: Deployment) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What `linnet-server` does once its flags are parsed: exit codes and sentences for people."""
 
 import asyncio
+import logging
+import os
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Final
 
@@ -37,6 +40,12 @@ def run_server(flags: Mapping[str, object], *, print_config: bool) -> int:
     except StartError as exc:
         _complain(str(exc))
         return 1
+    if any(
+        thread.name.startswith(("linnet-run", "linnet-load")) for thread in threading.enumerate()
+    ):
+        # A run or a load in native code cannot be ended, and is not waited for.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

@@ -52,6 +52,7 @@ class ControlApp:
                     self._root,
                     Path(_field(order, "path")),
                     fresh=order.get("fresh") is True,
+                    replace=_choice(order, "replace"),
                 )
                 return json_response(
                     {"revision": staged.record.revision, "loadSeconds": staged.load_s}
@@ -72,6 +73,13 @@ class ControlApp:
                 raise MethodNotAllowedError(f"no order {method} {request.path[:200]}")
             case _:
                 raise NotFoundError("no such path")
+
+
+def _choice(order: dict[str, Any], name: str) -> bool | None:
+    value = order.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise BadRequestError(f"'{name}' is true or false")
 
 
 def _field(order: dict[str, Any], name: str) -> str:

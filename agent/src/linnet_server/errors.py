@@ -15,7 +15,12 @@
     │   └── DeadlineExceededError   504
     └── ControlError           an order of the agent that cannot be carried out
         ├── LoadFailedError         422
+        │   ├── LoadTimeoutError    422
+        │   └── NoMemoryError       422
         ├── NotOnnxError            422
+        ├── WrongVariantError       422
+        ├── BudgetExceededError     422
+        ├── EngineCacheError        422
         ├── ServingNameTakenError   422
         ├── InvalidOrderError       422
         └── NotStagedError          409
@@ -130,11 +135,53 @@ class LoadFailedError(ControlError):
     remedy = "Run the model with the same onnxruntime where it was made."
 
 
+class LoadTimeoutError(LoadFailedError):
+    """The runtime was still loading when its time was over."""
+
+    remedy = "Fold constants before you export, or raise --load-timeout-s."
+
+
+class NoMemoryError(LoadFailedError):
+    """The model does not fit into memory beside what is there."""
+
+    remedy = "Allow --replace, which costs some seconds of 503, or give the node more memory."
+
+
 class NotOnnxError(ControlError):
     """The file is not an ONNX file."""
 
     reason = "NotOnnx"
-    remedy = "Ship an .onnx file; other runtimes are not in this server."
+    remedy = (
+        "Ship an .onnx file: engines are built from it on the node. Models of another kind need "
+        "serving.runtime Files, and a program of your own."
+    )
+
+
+class WrongVariantError(ControlError):
+    """The variant needs a GPU, or a runtime, that this node has not."""
+
+    reason = "WrongVariant"
+    remedy = (
+        "Name a variant that this node can run in spec.variants, or give it the GPU, its driver "
+        "and the server's image for it."
+    )
+
+
+class BudgetExceededError(ControlError):
+    """The trial of a model was ended where memory ran out, or its time."""
+
+    reason = "BudgetExceeded"
+    remedy = (
+        "Free memory on the node, or ship less: a smaller workspaceBytes or optimizationLevel in "
+        "runtime.json, or a smaller variant."
+    )
+
+
+class EngineCacheError(ControlError):
+    """The directory for engines cannot be written or read."""
+
+    reason = "DiskFault"
+    remedy = "Free or mount the directory that --engine-cache names."
 
 
 class ServingNameTakenError(ControlError):

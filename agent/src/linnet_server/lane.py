@@ -10,8 +10,10 @@
   thread.
 - A run that misses its deadline is told to stop (between two nodes of its graph); its place is free
   when it has.
+- A lane whose drain takes too long is stopped: what runs or waits in it ends with a 503.
 
-Batching, when it comes, is another lane; sessions and the data plane do not change.
+Each revision has a lane, and threads, of its own: however many requests one deployment gets, the
+places of the others stay free. `batching.py` has the other lane, for models that gain by batches.
 """
 
 import asyncio
@@ -19,10 +21,15 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from linnet_server import ort
-from linnet_server.errors import DeadlineExceededError, ModelFailedError, OverloadedError
+from linnet_server.errors import (
+    DeadlineExceededError,
+    ModelFailedError,
+    NotReadyError,
+    OverloadedError,
+)
 from linnet_server.sessions import Session, WarmUp
 from linnet_server.tensors import Array
 
@@ -64,20 +71,12 @@ _WATCHDOG: Final = _Watchdog()
 """One for the process: there is one loop."""
 
 
-class Lane:
-    """The only caller of a session's runs."""
+class Lane(Protocol):
+    """The only caller of a session's runs; called by the loop's thread alone."""
 
-    def __init__(
-        self, session: Session, *, instances: int, max_queue: int, warm_up: WarmUp | None
-    ) -> None:
-        self._session = session
-        self._places = instances + max_queue
-        self._taken = 0
-        # Threads start when they are first needed: a tiny model never gets any.
-        self._threads = concurrent.futures.ThreadPoolExecutor(instances, "linnet-run")
-        self._inline_elements = -1
-        if warm_up is not None:
-            self._learn(warm_up.elements, warm_up.best_s)
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a run."""
 
     def run_now(
         self, feeds: Mapping[str, Array], names: Sequence[str], *, elements: int
@@ -87,6 +86,69 @@ class Lane:
         Raises:
             ModelFailedError: The runtime raised.
         """
+
+    async def run(
+        self,
+        feeds: Mapping[str, Array],
+        names: Sequence[str],
+        *,
+        elements: int,
+        deadline_s: float,
+    ) -> list[Array]:
+        """Return the outputs ``names`` for ``feeds``, out of a thread.
+
+        Args:
+            feeds: One array for each input.
+            names: The wanted outputs.
+            elements: How many elements ``feeds`` hold: the measure of the work.
+            deadline_s: Seconds from now until the answer is of no use.
+
+        Raises:
+            ModelFailedError: The runtime raised.
+            OverloadedError: The queue is full.
+            DeadlineExceededError: It took too long.
+            NotReadyError: The lane was stopped.
+        """
+
+    def stop(self) -> None:
+        """End what runs or waits: the revision must go."""
+
+    def close(self) -> None:
+        """Start no more threads; what runs ends by itself."""
+
+
+def stopped_error() -> NotReadyError:
+    """Return what the requests get that a swap could not wait for."""
+    return NotReadyError("the revision was taken out, and its requests took longer than the drain")
+
+
+class SingleLane:
+    """The lane that runs each request by itself."""
+
+    def __init__(
+        self, session: Session, *, instances: int, max_queue: int, warm_up: WarmUp | None
+    ) -> None:
+        self._session = session
+        self._instances = instances
+        self._places = instances + max_queue
+        self._taken = 0
+        self._stopped = False
+        self._under_way: set[Any] = set()
+        # Threads start when they are first needed: a tiny model never gets any.
+        self._threads = concurrent.futures.ThreadPoolExecutor(instances, "linnet-run")
+        self._inline_elements = -1
+        if warm_up is not None:
+            self._learn(warm_up.elements, warm_up.best_s)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a thread."""
+        return max(0, self._taken - self._instances)
+
+    def run_now(
+        self, feeds: Mapping[str, Array], names: Sequence[str], *, elements: int
+    ) -> list[Array] | None:
+        """Keep the contract of `Lane.run_now`: done where it is known to be short."""
         if elements > self._inline_elements:
             return None
         options = ort.RunOptions()
@@ -112,19 +174,7 @@ class Lane:
         elements: int,
         deadline_s: float,
     ) -> list[Array]:
-        """Return the outputs ``names`` for ``feeds``, out of a thread.
-
-        Args:
-            feeds: One array for each input.
-            names: The wanted outputs.
-            elements: How many elements ``feeds`` hold: the measure of the work.
-            deadline_s: Seconds from now until the answer is of no use.
-
-        Raises:
-            ModelFailedError: The runtime raised.
-            OverloadedError: The queue is full.
-            DeadlineExceededError: It took too long.
-        """
+        """Keep the contract of `Lane.run`."""
         if self._taken >= self._places:
             raise OverloadedError(f"{self._taken} requests run or wait already")
         options = ort.RunOptions()
@@ -135,16 +185,28 @@ class Lane:
             return outputs, time.perf_counter() - started_at
 
         self._taken += 1
+        self._under_way.add(options)
         job = self._threads.submit(run)
         try:
             async with asyncio.timeout(deadline_s):
                 outputs, took_s = await asyncio.wrap_future(job)
         except TimeoutError as exc:
             raise DeadlineExceededError(f"no answer within {deadline_s:.3g} s") from exc
+        except ModelFailedError:
+            if self._stopped:
+                raise stopped_error() from None
+            raise
         finally:
+            self._under_way.discard(options)
             self._leave(job, options)
         self._learn(elements, took_s)
         return outputs
+
+    def stop(self) -> None:
+        """Tell every run to stop; one that waits stops as soon as it starts."""
+        self._stopped = True
+        for options in self._under_way:
+            options.terminate = True
 
     def close(self) -> None:
         """Start no more threads; what runs ends by itself."""

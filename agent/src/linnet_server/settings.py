@@ -10,6 +10,8 @@ from typing import Annotated, Final, Self
 
 import pydantic
 
+from linnet_server.batching import BatchLimits
+
 PREFIX: Final = "LINNET_SERVER_"
 
 _Address = Annotated[
@@ -59,6 +61,20 @@ class Settings(pydantic.BaseModel):
         le=100_000,
         description="Requests that may wait for one model; more are refused with 503.",
     )
+    max_batch: int = pydantic.Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="Rows that may run as one batch, for models whose inputs and outputs all have "
+        "a dynamic first dimension. Default 1: off, since a batch mixes requests.",
+    )
+    batch_delay_s: float = pydantic.Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Seconds that a request waits for others to make a batch; 0: only what has "
+        "piled up while all instances were busy.",
+    )
     deadline_s: float = pydantic.Field(
         default=30.0, gt=0, le=3600, description="Seconds until a run is given up with 504."
     )
@@ -66,8 +82,26 @@ class Settings(pydantic.BaseModel):
         default=30.0,
         ge=0,
         le=3600,
-        description="Seconds that requests under way get when the server stops. After a swap, the "
-        "time until a revision that is still in use is worth a warning.",
+        description="Seconds that requests under way get when the server stops, and those of a "
+        "revision that was swapped out; then they are stopped.",
+    )
+    load_timeout_s: float = pydantic.Field(
+        default=300.0,
+        gt=0,
+        le=3600,
+        description="Seconds until a model that is still loading is refused. Shorter than the "
+        "agent's patience of 600.",
+    )
+    replace: bool = pydantic.Field(
+        default=False,
+        description="Where two revisions do not fit into memory: take the old one out first, with "
+        "503 meanwhile. Default: refuse the new one.",
+    )
+    max_memory_bytes: int | None = pydantic.Field(
+        default=None,
+        ge=64 * 2**20,
+        description="Private memory that the process may have; a model that asks for more gets an "
+        "error. Default: what the machine or the container has; with a GPU, no limit.",
     )
     max_body_bytes: int = pydantic.Field(
         default=64 * 2**20, ge=1024, description="Bytes of a request's body; more is 413."
@@ -96,6 +130,13 @@ class Settings(pydantic.BaseModel):
         if self.control is None and not self.standalone:
             return self.root / "run" / "server.sock"
         return self.control
+
+    @property
+    def batch_limits(self) -> BatchLimits | None:
+        """How requests are put together; None where they are not."""
+        if self.max_batch == 1:
+            return None
+        return BatchLimits(max_rows=self.max_batch, delay_s=self.batch_delay_s)
 
     @property
     def http_address(self) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from linnet_server.catalog import Catalog
 from linnet_server.control import ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.http1 import Request, Response
+from linnet_server.loading import Loader
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 
@@ -282,13 +283,16 @@ def start_server(tmp_path):
 @pytest.fixture
 def open_bench(node):
     @contextlib.asynccontextmanager
-    async def bench(*, max_queue=16, deadline_s=10.0, extra=()):
+    async def bench(
+        *, max_queue=16, deadline_s=10.0, drain_s=5.0, load_timeout_s=60.0, batch=None, extra=()
+    ):
         metrics = Metrics()
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            catalog = Catalog(
-                metrics, spawn=tasks.create_task, max_threads=2, max_queue=max_queue, drain_s=5.0
+            loader = Loader(
+                max_threads=2, max_queue=max_queue, timeout_s=load_timeout_s, batch=batch
             )
+            catalog = Catalog(metrics, loader, spawn=tasks.create_task, drain_s=drain_s)
             plane = DataPlane(catalog, deadline_s=deadline_s, new_id=number_ids("bench"))
             public = PublicApp(plane, metrics, stopping=stopping)
             control = ControlApp(catalog, node.root)

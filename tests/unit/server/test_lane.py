@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linnet_server.errors import DeadlineExceededError, ModelFailedError, OverloadedError
-from linnet_server.lane import INLINE_S, Lane
+from linnet_server.lane import INLINE_S, SingleLane
 from linnet_server.sessions import WarmUp, load_session
 
 FEEDS = {"x": np.zeros(4, np.float32)}
@@ -34,7 +34,7 @@ class GatedSession:
 
 
 def lane_of(session, *, instances=1, max_queue=0, warm_up=None):
-    return Lane(session, instances=instances, max_queue=max_queue, warm_up=warm_up)
+    return SingleLane(session, instances=instances, max_queue=max_queue, warm_up=warm_up)
 
 
 def start_run(lane, *, deadline_s=10.0, elements=4):
