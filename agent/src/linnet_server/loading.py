@@ -51,11 +51,13 @@ class Loader:
         max_queue: int,
         timeout_s: float,
         batch: BatchLimits | None = None,
+        available: Callable[[], int | None] = available_bytes,
     ) -> None:
         self._max_threads = max_threads
         self._max_queue = max_queue
         self._timeout_s = timeout_s
         self._batch = batch
+        self._available = available
         self._one_load = asyncio.Lock()
 
     def check_room(self, files: RevisionFiles) -> None:
@@ -64,7 +66,7 @@ class Loader:
         Raises:
             NoMemoryError: It does not.
         """
-        available, needed = available_bytes(), needed_bytes(files.model_path)
+        available, needed = self._available(), needed_bytes(files.model_path)
         if available is not None and needed > available:
             raise NoMemoryError(
                 f"loading it takes up to {needed >> 20} MiB; {available >> 20} MiB can be had"

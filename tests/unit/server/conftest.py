@@ -111,6 +111,51 @@ def looper(path):
     )
 
 
+def slow_to_load(products, bias=1):
+    """y = x + bias, and ``products`` of 1024 x 1024 matrices that the runtime folds at load."""
+
+    def build(path):
+        size = 1024
+        eye = numpy_helper.from_array(np.array([1 / size], np.float32))
+        save_model(
+            path,
+            [
+                helper.make_node("ConstantOfShape", ["shape"], ["m0"], value=eye),
+                *(
+                    helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"])
+                    for i in range(products)
+                ),
+                helper.make_node("ReduceMean", [f"m{products}"], ["mean"], keepdims=0),
+                helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+                helper.make_node("Add", ["x", "nothing"], ["same"]),
+                helper.make_node("Add", ["same", "b"], ["y"]),
+            ],
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+            [
+                numpy_helper.from_array(np.array([size, size], np.int64), "shape"),
+                numpy_helper.from_array(np.array(0, np.float32), "zero"),
+                numpy_helper.from_array(np.array([bias], np.float32), "b"),
+            ],
+        )
+
+    return build
+
+
+def eater(path):
+    """y = the sum of n floats: n says how much memory it takes."""
+    one = numpy_helper.from_array(np.array([1], np.float32))
+    save_model(
+        path,
+        [
+            helper.make_node("ConstantOfShape", ["n"], ["m"], value=one),
+            helper.make_node("ReduceSum", ["m"], ["y"], keepdims=0),
+        ],
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+    )
+
+
 @dataclasses.dataclass
 class NodeRoot:
     """The directory of a node, written as the agent writes it."""
@@ -284,13 +329,24 @@ def start_server(tmp_path):
 def open_bench(node):
     @contextlib.asynccontextmanager
     async def bench(
-        *, max_queue=16, deadline_s=10.0, drain_s=5.0, load_timeout_s=60.0, batch=None, extra=()
+        *,
+        max_queue=16,
+        deadline_s=10.0,
+        drain_s=5.0,
+        load_timeout_s=60.0,
+        batch=None,
+        available=lambda: None,
+        extra=(),
     ):
         metrics = Metrics()
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             loader = Loader(
-                max_threads=2, max_queue=max_queue, timeout_s=load_timeout_s, batch=batch
+                max_threads=2,
+                max_queue=max_queue,
+                timeout_s=load_timeout_s,
+                batch=batch,
+                available=available,
             )
             catalog = Catalog(metrics, loader, spawn=tasks.create_task, drain_s=drain_s)
             plane = DataPlane(catalog, deadline_s=deadline_s, new_id=number_ids("bench"))
