@@ -47,6 +47,9 @@ _STEADY_S: Final = 5.0
 
 _SHORT_S: Final = 1.0
 
+_UNHEARD_S: Final = 3600.0
+"""After so long without a word all is listed again: not every server sends bookmarks."""
+
 Jitter = Callable[[], float]
 """Returns a number from 0 to 1, another each time."""
 
@@ -171,12 +174,13 @@ async def _tell_changes(
     hub: Hub, path: str, params: Mapping[str, str], *, version: str, sink: Sink
 ) -> NoReturn:
     """Watch, and watch on where a watch ends by itself."""
+    heard = monotonic()
     while True:
         began = monotonic()
         async for change in hub.watch(path, params, version=version):
             if _is_older(change.version, version):
                 raise WatchExpiredError(f"version {change.version} came after {version}")
-            version = change.version
+            version, heard = change.version, monotonic()
             sink.confirm()
             if change.kind == "BOOKMARK":
                 continue
@@ -187,6 +191,8 @@ async def _tell_changes(
                 sink.put(name, change.object)
         if monotonic() - began < _SHORT_S:
             raise HubUnavailableError("the watch ended as soon as it had begun")
+        if monotonic() - heard >= _UNHEARD_S:
+            raise WatchExpiredError("the watches said nothing for an hour")
 
 
 def _is_older(version: str, than: str) -> bool:

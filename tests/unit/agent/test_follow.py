@@ -178,6 +178,24 @@ async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_pause(
     assert [r.query.count("watch=1") for r in fake.requests[:3]] == [0, 1, 0]
 
 
+async def test_a_server_that_says_nothing_in_its_watches_is_listed_again(
+    fake, followed, monkeypatch
+):
+    monkeypatch.setattr("linnet_agent.sync._SHORT_S", 0.0)
+    monkeypatch.setattr("linnet_agent.sync._UNHEARD_S", 0.0)
+    fake.tell(
+        fake.answer(listing("a")),
+        fake.answer([]),
+        fake.answer(listing("b")),
+        fake.answer([], hangs=True),
+    )
+
+    sink, _ = followed()
+    await sink.until(told(("all", ["b"])))
+
+    assert [r.query.count("watch=1") for r in fake.requests[:3]] == [0, 1, 0]
+
+
 async def test_a_lost_link_ends_a_watch_that_says_nothing(fake, followed):
     fake.tell(
         fake.answer(listing("a")),

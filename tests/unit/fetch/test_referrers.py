@@ -56,7 +56,7 @@ async def test_a_referrer_of_another_artifact_is_left_out(registry, client):
 
 
 @pytest.mark.slow
-async def test_pages_of_referrers_are_followed_up_to_64_bundles(registry, client):
+async def test_pages_of_referrers_are_followed(registry, client):
     registry.referrers_api = True
     registry.page_size = 7
     digest = registry.publish()
@@ -65,7 +65,52 @@ async def test_pages_of_referrers_are_followed_up_to_64_bundles(registry, client
 
     artifact = await client.fetch_artifact(SOURCE, digest)
 
-    assert artifact.bundles == tuple(b'{"n": %d}' % number for number in range(64))
+    assert set(artifact.bundles) == {b'{"n": %d}' % number for number in range(70)}
+
+
+async def test_the_number_of_referrers_that_are_looked_at_is_bounded(registry, client, monkeypatch):
+    monkeypatch.setattr("linnet_agent.fetch.oci._MAX_CANDIDATES", 20)
+    registry.referrers_api = True
+    digest = registry.publish()
+    for number in range(30):
+        registry.attach(digest, b'{"n": %d}' % number)
+
+    assert len((await client.fetch_artifact(SOURCE, digest)).bundles) == 20
+
+
+@pytest.mark.slow
+async def test_well_formed_strangers_do_not_hide_a_good_one(registry, client):
+    registry.referrers_api = True
+    digest = registry.publish()
+    for number in range(300):
+        registry.attach(digest, b'{"stranger": %d}' % number)
+    registry.attach(digest, b'{"good": "a larger one"}')
+
+    assert b'{"good": "a larger one"}' in (await client.fetch_artifact(SOURCE, digest)).bundles
+
+
+async def test_large_bundles_do_not_use_up_what_a_small_one_needs(registry, client):
+    registry.referrers_api = True
+    digest = registry.publish()
+    for number in range(12):
+        registry.attach(digest, b'{"n": "%d%s"}' % (number, b"x" * ((4 << 20) - 100)))
+    registry.attach(digest, b'{"good": 1}')
+
+    artifact = await client.fetch_artifact(SOURCE, digest)
+
+    assert artifact.bundles[0] == b'{"good": 1}'
+    assert len(artifact.bundles) < 12
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "12", None, 5 << 20])
+async def test_a_bundle_of_no_size_that_a_bundle_can_have_is_left_out(registry, client, size):
+    registry.referrers_api = True
+    digest = registry.publish()
+    blob = b'{"good": 1}'
+    layer = {"mediaType": BUNDLE_TYPE, "digest": digest_of(blob), "size": size}
+    registry.attach(digest, blob, layers=[layer])
+
+    assert (await client.fetch_artifact(SOURCE, digest)).bundles == ()
 
 
 @pytest.mark.slow
@@ -204,7 +249,7 @@ async def test_bundles_are_bounded_in_bytes(registry, client):
 
     artifact = await client.fetch_artifact(SOURCE, digest)
 
-    assert sum(map(len, artifact.bundles)) <= 36 << 20
+    assert sum(map(len, artifact.bundles)) <= 32 << 20
 
 
 @pytest.mark.parametrize("what", ["manifests/sha256:", "referrers/"])

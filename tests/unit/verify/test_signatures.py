@@ -115,7 +115,7 @@ def test_strangers_cannot_block_a_good_bundle(workshop, instance, keyless, kind)
         "huge": lambda n: b" " * (MAX_BUNDLE_BYTES + n),
     }[kind]
 
-    count = 17 if kind == "huge" else 63
+    count = 17 if kind == "huge" else 300
     signed, unproved = check([*map(junk, range(count)), good], workshop.release, keyless=keyless)
 
     assert [item.proofs for item in signed] == [(_by(workshop.release),)]

@@ -2,19 +2,20 @@
 
 - A manifest is asked for by digest and hashed here; a tag is resolved by hashing what it names.
 - Bundles: the referrers API, and where that lists none the tag ``sha256-<hex>``. One that is
-  broken, large, or of something else is left out, so that junk beside an artifact blocks nobody;
-  how many are looked at, and how many bytes, is bounded.
+  broken, large, or of something else is left out, and small ones are read before large ones, so
+  that junk beside an artifact blocks nobody; a thousand are looked at, and so many bytes.
 - Files are fetched side by side, and are the artifact's or are refused.
 """
 
+import itertools
 import logging
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from linnet_agent.errors import (
@@ -50,12 +51,13 @@ from linnet_agent.verify.strict_json import parse_json_object
 
 log = logging.getLogger(__name__)
 
-MAX_FETCHED_BUNDLES: Final = 64
-_MAX_CANDIDATES: Final = 256
+_MAX_CANDIDATES: Final = 1024
 _MAX_REFERRER_PAGES: Final = 32
 _MAX_REFERRER_BYTES: Final = 64 << 10
 _MAX_BUNDLES_BYTES: Final = 32 << 20
 _AT_A_TIME: Final = 8
+_NOT_A_BUNDLE: Final = (DigestMismatchError, SourceNotFoundError, ValueError)
+_Item = TypeVar("_Item")
 _LINK: Final = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
 
 
@@ -145,10 +147,8 @@ class OciClient:
         artifact = Artifact(source=source, manifest=manifest, bundles=(), index=index)
         if accepts is not None and index is None:
             require_variant(artifact, accepts=accepts)
-        found = _Found()
-        for subject in artifact.digests:
-            await self._collect(reference, subject, found)
-        return Artifact(source, manifest, tuple(found.bundles), index)
+        bundles = await self._bundles(reference, artifact.digests)
+        return replace(artifact, bundles=bundles)
 
     async def fetch_layers(
         self, artifact: Artifact, *, into: Path, on_progress: OnProgress | None = None
@@ -193,18 +193,25 @@ class OciClient:
             raise SourceNotFoundError(msg) from None
         return found.content
 
-    async def _collect(self, reference: OciReference, subject: str, found: "_Found") -> None:
-        """Add the bundles of one subject to those that were found."""
-        candidates = await self._candidates(reference, subject)
-        for start in range(0, len(candidates), _AT_A_TIME):
-            if found.is_full:
-                return
-            asked = (
-                self._bundle(reference, digest, subject=subject)
-                for digest in candidates[start : start + _AT_A_TIME]
-            )
-            for bundle in await side_by_side(asked):
-                found.add(bundle)
+    async def _bundles(self, reference: OciReference, subjects: Sequence[str]) -> tuple[bytes, ...]:
+        """Return the bundles beside an artifact, the smallest first, each once.
+
+        Anyone who may push can add referrers: large ones must not use up what may be read before a
+        small one's turn, and only a thousand small ones can hide another.
+        """
+        leads: set[_Lead] = set()
+        for subject in subjects:
+            for some in _in_groups(await self._candidates(reference, subject)):
+                asked = (self._lead(reference, digest, subject=subject) for digest in some)
+                leads.update(lead for lead in await side_by_side(asked) if lead is not None)
+        ordered = sorted(leads)
+        sizes = itertools.accumulate(lead.size_bytes for lead in ordered)
+        fitting = sum(1 for size in sizes if size <= _MAX_BUNDLES_BYTES)
+        bundles: list[bytes] = []
+        for group in _in_groups(ordered[:fitting]):
+            found = await side_by_side(self._bundle(reference, lead) for lead in group)
+            bundles += [bundle for bundle in found if bundle is not None]
+        return tuple(bundles)
 
     async def _candidates(self, reference: OciReference, subject: str) -> list[str]:
         """Return digests of what may be a bundle's manifest, in the registry's order."""
@@ -239,34 +246,32 @@ class OciClient:
             place = replace(place, url=following)
         return listed
 
-    async def _bundle(self, reference: OciReference, digest: str, *, subject: str) -> bytes | None:
-        """Return the bundle of one referrer, or None where it is not what it should be."""
+    async def _lead(self, reference: OciReference, digest: str, *, subject: str) -> "_Lead | None":
+        """Return where the bundle of one referrer is, or None where it leads nowhere."""
         try:
             raw = await self._by_digest(
                 reference, "manifests", digest, max_bytes=_MAX_REFERRER_BYTES
             )
-            blob = _bundle_blob(raw, subject=subject)
-            bundle = await self._by_digest(reference, "blobs", blob, max_bytes=MAX_BUNDLE_BYTES)
-            parse_json_object(bundle, max_bytes=MAX_BUNDLE_BYTES)
-        except (
-            DigestMismatchError,
-            SourceNotFoundError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
-            log.warning(
-                "fetch.bundle.skipped", extra={"digest": subject, "error": str(error)[:200]}
+            return _read_lead(raw, subject=subject)
+        except (*_NOT_A_BUNDLE, KeyError, TypeError) as error:
+            _log_skipped(digest, error)
+            return None
+
+    async def _bundle(self, reference: OciReference, lead: "_Lead") -> bytes | None:
+        """Return a bundle, or None where it is not what it should be."""
+        try:
+            bundle = await self._by_digest(
+                reference, "blobs", lead.digest, max_bytes=lead.size_bytes
             )
+            parse_json_object(bundle, max_bytes=MAX_BUNDLE_BYTES)
+        except _NOT_A_BUNDLE as error:
+            _log_skipped(lead.digest, error)
             return None
         return bundle
 
     async def _by_digest(
-        self, reference: OciReference, kind: str, digest: object, *, max_bytes: int
+        self, reference: OciReference, kind: str, digest: str, *, max_bytes: int
     ) -> bytes:
-        if not is_digest(digest):
-            msg = "it has no sha256 digest"
-            raise ValueError(msg)
         place = self._place(reference, f"{kind}/{digest}", what=f"{reference.repository} {digest}")
         found = await self._web.read(place, accept=f"{MANIFEST_TYPE}, */*", max_bytes=max_bytes)
         if digest_of(found.content) != digest:
@@ -275,31 +280,33 @@ class OciClient:
         return found.content
 
 
-@dataclass(slots=True)
-class _Found:
-    """Bundles so far: each once, and not more than is bounded."""
+@dataclass(frozen=True, slots=True, order=True)
+class _Lead:
+    """Where a bundle is, by what its referrer says; the smallest comes first."""
 
-    bundles: list[bytes] = field(default_factory=list)
-
-    @property
-    def is_full(self) -> bool:
-        return (
-            len(self.bundles) >= MAX_FETCHED_BUNDLES
-            or sum(map(len, self.bundles)) >= _MAX_BUNDLES_BYTES
-        )
-
-    def add(self, bundle: bytes | None) -> None:
-        if bundle is not None and bundle not in self.bundles and not self.is_full:
-            self.bundles.append(bundle)
+    size_bytes: int
+    digest: str
 
 
-def _bundle_blob(raw: bytes, *, subject: str) -> object:
+def _read_lead(raw: bytes, *, subject: str) -> _Lead:
     document = parse_json_object(raw, max_bytes=_MAX_REFERRER_BYTES)
     (layer,) = document["layers"]
     if document["subject"]["digest"] != subject or layer["mediaType"] != BUNDLE_TYPE:
         msg = "it speaks of something else"
         raise ValueError(msg)
-    return layer["digest"]
+    size, digest = layer["size"], layer["digest"]
+    if type(size) is not int or not 0 < size <= MAX_BUNDLE_BYTES or not is_digest(digest):
+        msg = "its bundle has no sha256 digest, or no size that a bundle can have"
+        raise ValueError(msg)
+    return _Lead(size, digest)
+
+
+def _log_skipped(digest: str, error: Exception) -> None:
+    log.warning("fetch.bundle.skipped", extra={"digest": digest, "error": str(error)[:200]})
+
+
+def _in_groups(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
 
 
 def _next_page(url: str, link: str) -> str | None:

@@ -50,7 +50,8 @@ from linnet_api.names import COUNTER_ANNOTATION, MODEL_ANNOTATION
 from linnet_api.reasons import NodeReason
 from linnet_api.trust_policy import TrustPolicySpec
 
-MAX_BUNDLES: Final = 64
+MAX_BUNDLES: Final = 2048
+"""As many as a client fetches: beside an artifact, and beside its index."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from linnet_agent.verify.envelope import Bundle, Method, parse_bundle, parse_obj
 from linnet_agent.verify.keys import VerificationKey
 from linnet_api.reasons import NodeReason
 
-MAX_ASKED: Final = 64
+MAX_ASKED: Final = 2048
 """Bundles that the keyless verifier sees; as many as a client fetches, 1 to 5 ms each."""
 KEYS_BUDGET_S: Final = 10.0
 """A check by key takes 0.1 ms."""
