@@ -157,8 +157,9 @@ def look(
         missing = tuple(sorted(row.node for row in candidates if not _is_measured(row)))
         verdict = Verdict.PARTIAL if missing and len(missing) < len(candidates) else Verdict.NO_DATA
         return MetricLook(verdict=verdict, line=line, missing=missing)
-    log_e = model.log_evidence()
-    log_excluding = model.log_excluding(detect, log_e=log_e)
+    log_null = model.log_null()
+    log_e = model.log_evidence(log_null=log_null)
+    log_excluding = model.log_excluding(detect, log_e=log_e, log_null=log_null)
     failures = fsum(row.failures for row in model.rows)
     requests = fsum(row.requests for row in model.rows)
     expected = fsum(row.expected for row in model.rows)
@@ -168,7 +169,7 @@ def look(
         line=line,
         log_excluding=log_excluding,
         rise=_rounded(model.named_rise_ratio(detect)),
-        excluded=_excluded(model, log_e=log_e, line=line),
+        excluded=_excluded(model, log_e=log_e, log_null=log_null, line=line),
         fleet_factor=_rounded(model.fleet_factor),
         failures=failures,
         requests=requests,
@@ -264,9 +265,13 @@ class Model:
         """Return the log probability of all counts (up to a constant) under an assumption."""
         return _integrate(_totals([assumption(row) for row in self.rows]))
 
-    def log_evidence(self) -> float:
-        """Return the logarithm of the e-value of harm."""
-        null = self.log_marginal(self.no_rise())
+    def log_null(self) -> float:
+        """Return the log probability of all counts if the candidate is as good as the past."""
+        return self.log_marginal(self.no_rise())
+
+    def log_evidence(self, *, log_null: float | None = None) -> float:
+        """Return the logarithm of the e-value of harm; ``log_null`` saves computing it again."""
+        null = self.log_null() if log_null is None else log_null
         terms = [self.log_marginal(assumption) - null for assumption in self.harms()]
         return _rounded(log_sum(terms) - log(len(terms)))
 
@@ -286,15 +291,16 @@ class Model:
             remaining[row.node] = _rounded(log_sum(terms) - log(len(terms)))
         return remaining
 
-    def log_excluding(self, detect: Detect, *, log_e: float) -> float:
+    def log_excluding(
+        self, detect: Detect, *, log_e: float, log_null: float | None = None
+    ) -> float:
         """Return the log evidence against the rise that ``detect`` names.
 
         The other side is half "no rise" and half the mixture that the e-value is made of.
         """
+        null = self.log_null() if log_null is None else log_null
         against = self.log_marginal(self.named_rise(detect))
-        return _rounded(
-            log_sum((0.0, log_e)) - log(2.0) + self.log_marginal(self.no_rise()) - against
-        )
+        return _rounded(log_sum((0.0, log_e)) - log(2.0) + null - against)
 
     def named_rise_ratio(self, detect: Detect) -> float:
         """Return the rise that ``detect`` names, in failures per request beyond the expected."""
@@ -490,11 +496,12 @@ def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
     return Verdict.PASS if result.log_excluding >= result.line else Verdict.UNDECIDED
 
 
-def _excluded(model: Model, *, log_e: float, line: float) -> float | None:
+def _excluded(model: Model, *, log_e: float, log_null: float, line: float) -> float | None:
     """Return the smallest factor of the closed list from which on a rise is excluded."""
 
     def is_excluded(factor: float) -> bool:
-        return model.log_excluding(Detect(factor=factor, floor=0.0), log_e=log_e) >= line
+        rise = Detect(factor=factor, floor=0.0)
+        return model.log_excluding(rise, log_e=log_e, log_null=log_null) >= line
 
     low, high = 0, len(EXCLUDABLE)
     while low < high:
