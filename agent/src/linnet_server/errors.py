@@ -7,7 +7,9 @@
     │   ├── BadRequestError         400
     │   ├── NotFoundError           404
     │   ├── MethodNotAllowedError   405
-    │   └── TooLargeError           413
+    │   ├── UnauthorizedError       401
+    │   ├── TooLargeError           413
+    │   └── UnsupportedCodingError  415
     ├── ServingError           the model's or the server's fault: 5xx, outcome `failure`
     │   ├── ModelFailedError        500
     │   ├── NotReadyError           503, with Retry-After
@@ -80,6 +82,22 @@ class TooLargeError(ClientError):
     status = 413
     reason = "TooLarge"
     remedy = "Send fewer rows at once, use binary tensors, or raise --max-body-bytes."
+
+
+class UnauthorizedError(ClientError):
+    """The address needs a token, and the request has none that is valid."""
+
+    status = 401
+    reason = "Unauthorized"
+    remedy = "Send `Authorization: Bearer <token>` with a token of --token-file."
+
+
+class UnsupportedCodingError(ClientError):
+    """The body has a content coding that the server does not read."""
+
+    status = 415
+    reason = "UnsupportedCoding"
+    remedy = "Send it plain, or as gzip or deflate."
 
 
 class ServingError(ServerError):

@@ -16,6 +16,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 InferenceSession: Final[Any] = onnxruntime.InferenceSession
 SessionOptions: Final[Any] = onnxruntime.SessionOptions
 RunOptions: Final[Any] = onnxruntime.RunOptions
+OrtValue: Final[Any] = onnxruntime.OrtValue
+get_available_providers: Final[Any] = onnxruntime.get_available_providers
+VERSION: Final[str] = onnxruntime.__version__
 
 ERRORS: Final[tuple[type[Exception], ...]] = (
     native.Fail,

@@ -1,10 +1,7 @@
-"""One ONNX Runtime session: loaded by path, warmed up, described as plain data.
+"""One loaded model: opened by its runtime, warmed up, described as plain data.
 
-- By path, never by bytes: bytes double the memory, and external data would be looked for in the
-  working directory.
-- No `NodeArg` outlives the load: a single one keeps the whole native session alive.
-- The provider is asserted: ONNX Runtime falls back to the CPU with a mere warning.
-- Spinning is off: an edge node has other work for its cores.
+- Which runtime it is hangs on the variant; whoever uses a session cannot tell.
+- What needs a GPU is tried in a child before it is loaded here (`runtimes.trial`).
 - A warm-up that fails does not fail the load: its inputs are made up, and a model may rightly
   refuse them. The agent's self-test, on samples of the publisher's, is what judges a model.
 
@@ -13,41 +10,26 @@ Everything here blocks; `lane.py` and `catalog.py` call it in threads.
 
 import ctypes
 import dataclasses
+import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from linnet_server import ort
-from linnet_server.errors import LoadFailedError, ModelFailedError, NotOnnxError
+from linnet_server.errors import BadRequestError, ModelFailedError, NotOnnxError
 from linnet_server.protocol import Signature
-from linnet_server.tensors import Array, TensorSpec, generate_example
+from linnet_server.runtimes.hints import Hints, read_hints
+from linnet_server.runtimes.interface import ModelFile, OpenedModel, generate_examples
+from linnet_server.runtimes.onnxruntime import open_onnx
+from linnet_server.runtimes.targets import Target, read_variant
+from linnet_server.runtimes.trial import try_out
+from linnet_server.tensors import Array
 
 log = logging.getLogger(__name__)
 
-PLATFORM: Final = "onnx_onnxv1"
-
-_DATATYPES: Final = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
-
-_PROVIDERS: Final = ("CPUExecutionProvider",)
-_LOG_ERRORS_ONLY: Final = 3
-_MESSAGE_LIMIT: Final = 600
 _WARM_UP_RUNS: Final = 3
+DEFAULT_CACHE: Final = Path("/var/cache/linnet")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,13 +48,11 @@ class WarmUp:
 class Session:
     """A loaded model. Runs may overlap; one that is under way outlives a `close`."""
 
-    def __init__(
-        self,
-        native: Any,  # noqa: ANN401 - onnxruntime has no types
-        signature: Signature,
-    ) -> None:
-        self._native = native
-        self.signature: Final = signature
+    def __init__(self, opened: OpenedModel, examples: Mapping[str, Array]) -> None:
+        self._opened: OpenedModel | None = opened
+        self._examples = examples
+        self.platform: Final = opened.platform
+        self.signature: Final[Signature] = opened.signature
 
     def run(
         self,
@@ -84,86 +64,86 @@ class Session:
 
         Raises:
             ModelFailedError: The runtime raised.
+            BadRequestError: A shape is beyond what the model was built for.
         """
-        try:
-            outputs: list[Array] = self._native.run(names, feeds, options)
-        except ort.ERRORS as exc:
-            raise ModelFailedError(_sentence(exc)) from exc
-        return outputs
+        assert self._opened is not None
+        return self._opened.run(feeds, names, options)
 
     def warm_up(self) -> WarmUp | None:
         """Run the model on made-up inputs; None where it refused them."""
-        feeds = {name: generate_example(spec) for name, spec in self.signature.inputs.items()}
-        best_s = float("inf")
+        feeds, best_s = self._examples, float("inf")
         try:
             for _ in range(_WARM_UP_RUNS):
                 started_at = time.perf_counter()
                 self.run(feeds, list(self.signature.outputs))
                 best_s = min(best_s, time.perf_counter() - started_at)
-        except ModelFailedError as exc:
+        except (ModelFailedError, BadRequestError) as exc:
             log.warning("server.warm_up.refused", extra={"reason": str(exc)})
             return None
         return WarmUp(best_s, sum(array.size for array in feeds.values()))
 
     def close(self) -> None:
-        """Free the native session, once its last run has ended; the system gets the memory back."""
-        self._native = None
+        """Free the model, once its last run has ended; the system gets the memory back."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
         _trim()
 
 
-def load_session(path: Path, *, variant: str, threads: int) -> Session:
+def load_session(
+    path: Path,
+    *,
+    variant: str,
+    threads: int,
+    digest: str | None = None,
+    cache: Path = DEFAULT_CACHE,
+) -> Session:
     """Return the model at ``path``, loaded and not yet warmed up.
 
     Args:
         path: The real path of the file, no link.
-        variant: The variant's name in the artifact; this server runs the `onnx` ones.
+        variant: The variant's name in the artifact: it says what the model runs on.
         threads: Threads of one run.
+        digest: What names its bytes; the file is hashed where nobody says and a GPU asks.
+        cache: Where engines are kept that are built for this node's GPU.
 
     Raises:
         NotOnnxError: It is no ONNX file.
+        WrongVariantError: It needs a GPU or a runtime that this node has not.
         LoadFailedError: The runtime cannot load it, or the protocol cannot carry its tensors.
+        BudgetExceededError: Memory or time ran out where it was tried.
+        EngineCacheError: What is built from it cannot be kept.
     """
-    if path.suffix != ".onnx" or not variant.startswith("onnx"):
-        raise NotOnnxError(f"{path.name} ({variant}) is not an ONNX file")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    try:
-        native = ort.InferenceSession(str(path), options, providers=list(_PROVIDERS))
-    except ort.ERRORS as exc:
-        raise LoadFailedError(_sentence(exc)) from exc
-    if tuple(native.get_providers()) != _PROVIDERS:
-        raise LoadFailedError(f"runs on {native.get_providers()}, not on {list(_PROVIDERS)}")
-    return Session(
-        native,
-        Signature(
-            [_describe(arg, "input") for arg in native.get_inputs()],
-            [_describe(arg, "output") for arg in native.get_outputs()],
-        ),
+    if path.suffix != ".onnx":
+        raise NotOnnxError(f"{path.name} is not an ONNX file")
+    target = read_variant(variant)
+    on_cpu = target is Target.CPU
+    model = ModelFile(
+        path=path,
+        digest=digest or ("" if on_cpu else _hash(path)),
+        target=target,
+        threads=threads,
+        hints=Hints() if on_cpu else read_hints(path.parent),
+        cache=cache,
     )
+    opened = _open(model)
+    return Session(opened, generate_examples(opened.signature, model.hints))
 
 
-def _describe(arg: Any, what: str) -> TensorSpec:  # noqa: ANN401 - onnxruntime has no types
-    name, kind = str(arg.name), str(arg.type)
-    datatype = _DATATYPES.get(kind)
-    if datatype is None:
-        raise LoadFailedError(
-            f"{what} '{name}' is a {kind}, which the protocol cannot carry "
-            "(scikit-learn: convert with zipmap=False)"
-        )
-    # A dimension without a name is a dynamic one of its own.
-    shape = tuple(
-        dim if isinstance(dim, int) and dim >= 0 else str(dim or f"{name}[{axis}]")
-        for axis, dim in enumerate(arg.shape)
-    )
-    return TensorSpec(name, datatype, shape)
+def _open(model: ModelFile) -> OpenedModel:
+    if model.target is Target.CPU:
+        return open_onnx(model)
+    found = try_out(model)
+    if model.target is not Target.TENSORRT:
+        return open_onnx(model)
+    from linnet_server.runtimes.tensorrt import open_engine  # noqa: PLC0415 - for GPUs only
+
+    return open_engine(Path(found["plan"]), sha256=found["sha256"])
 
 
-def _sentence(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:_MESSAGE_LIMIT]
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _trim() -> None:
