@@ -200,3 +200,16 @@ def test_rule_16_who_is_not_counted_is_not_asked():
 def test_rule_16_without_a_time_of_activation_all_of_it_counts():
     assert not fits(node(requests=10, since=None), 100)
     assert fits(node(requests=10, since=NOW, beat=NOW - timedelta(seconds=1)), 100)
+
+
+@pytest.mark.parametrize("action", ["Hold", "Ask", "Rollback"])
+def test_a_threshold_that_gave_up_does_not_wait_for_decide_within(action):
+    judge = Judge(interval="10s", on_no_data=action)
+
+    waits = gate(Verdict.NO_DATA, judge=judge)
+    acts = gate(Verdict.NO_DATA, judge=judge, gave_up=True)
+    passes = gate(Verdict.PASS, judge=judge, gave_up=True)
+
+    assert waits.action is Action.HOLD
+    assert acts.action.value == action
+    assert passes.action is Action.ADVANCE

@@ -373,6 +373,24 @@ def test_rule_06_two_rollbacks_by_themselves_then_a_person():
     assert len(watched.serving(ONE)) == 10
 
 
+@pytest.mark.parametrize("cause", ["on_no_data", "on_undecided"])
+def test_rule_06_what_the_policy_takes_back_undecided_counts_as_well(cause):
+    watched = on_stable(policy(1, "100%", judge={cause: "Rollback"}))
+    watched.fleet.needed_requests = 10**9
+    whole = watched.fleet.metrics
+    for source, end in ((TWO, "ROLLED_BACK"), (THREE, "ROLLED_BACK"), (FOUR, "WAITING")):
+        watched.fleet.metrics = whole
+        watched.bring(source)
+        watched.until_phase(RolloutPhase.BAKING, step=1)
+        watched.fleet.metrics = "absent" if cause == "on_no_data" else whole
+        watched.until_phase(RolloutPhase[end])
+        watched.run_for(seconds=30)
+
+    waiting = watched.fleet.status.waiting_for
+    assert waiting.reason == "Decision"
+    assert "2 automatic rollbacks within a day" in waiting.message
+
+
 def test_rule_06_on_bad_pause_asks():
     watched = on_stable(policy(1, "100%", on_bad="Pause"))
     watched.bring(TWO, flaw="bad")

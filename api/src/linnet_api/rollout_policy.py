@@ -132,13 +132,52 @@ class Threshold(ApiModel):
         Decimal | None, Field(description="A value below it is a failure. Absent: no lower limit.")
     ] = None
     failure_limit: Annotated[
-        int,
+        int | None,
         Field(
-            description="How many failures in a row are tolerated, 0 to 1000. Default 0.",
+            description="How many failures of one step are tolerated altogether, 0 to 1000; one more takes the candidate back. "
+            "A long bake sees more samples, so prefer consecutiveFailureLimit. Absent: no such limit; without either limit "
+            "the first failure takes it back.",
             ge=0,
             le=1000,
         ),
-    ] = 0
+    ] = None
+    consecutive_failure_limit: Annotated[
+        int | None,
+        Field(
+            description="How many failures in a row are tolerated, 0 to 1000; a good sample starts the count again, a missing "
+            "one does not. Absent: no such limit.",
+            ge=0,
+            le=1000,
+        ),
+    ] = None
+    consecutive_error_limit: Annotated[
+        int | None,
+        Field(
+            description="How many samples in a row may be missing (no series, several, NaN), 0 to 1000; one more, and onNoData "
+            "acts at once. They never condemn the candidate by themselves. Absent: onNoData acts after decideWithin.",
+            ge=0,
+            le=1000,
+        ),
+    ] = None
+    initial_delay: Annotated[
+        Duration,
+        Field(
+            description="Nothing is measured before the step is so old; until then it cannot end. Default 0s."
+        ),
+    ] = "0s"
+    interval: Annotated[
+        Duration | None,
+        Field(
+            description="Time between two samples. Absent: judge.interval. The newest 1000 samples of a step count."
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        Field(
+            description="true: it is measured and recorded, and says what it would have done, but decides nothing. Default "
+            "false."
+        ),
+    ] = False
 
 
 class Detect(ApiModel):
@@ -168,6 +207,13 @@ class Judge(ApiModel):
         ShortName,
         Field(description="A Prometheus that the operator's settings name. Default 'default'."),
     ] = "default"
+    preset: Annotated[
+        Literal["Linnet", "Triton"],
+        Field(
+            description="Whose metrics the comparisons count. Linnet (default): linnet-server. Triton: the Triton Inference "
+            "Server (with the runtime Files), model = the serving name, version = the revision's number; it counts Errors only."
+        ),
+    ] = "Linnet"
     interval: Annotated[
         Duration, Field(description="How often the evidence is looked at. Default 30s.")
     ] = "30s"

@@ -5,6 +5,8 @@ Rules:
 - A metrics source that is dead, slow or unknown is evidence (NoData), never an error.
 - The judge runs in a worker process: it never blocks the loop.
 - History is read until it suffices, then frozen; after a restart it comes from the record.
+- Nothing that a verdict rests on lives in memory only: after a restart the same look gives the same
+  record.
 - Reports about nodes that do not hold a revision make a look partial, and are named.
 """
 
@@ -17,16 +19,27 @@ from typing import Any, Final
 from linnet_api.durations import format_duration, parse_duration, parse_percent
 from linnet_api.model_rollout import EvidenceRef
 from linnet_api.reasons import Verdict
-from linnet_api.rollout_policy import Compare, RolloutPolicySpec, Threshold
-from linnet_operator.cache import FleetCache, NodeModelFacts, RolloutFacts, facts_of
+from linnet_api.rollout_policy import Compare, RolloutPolicySpec
+from linnet_operator.cache import (
+    FleetCache,
+    NodeModelFacts,
+    RevisionFacts,
+    RolloutFacts,
+    facts_of,
+)
 from linnet_operator.errors import KubeError
 from linnet_operator.evidence import EvidenceRecord, EvidenceRecordError, read_config_map
-from linnet_operator.judge.assess import MetricInputs, StepInputs, ThresholdInputs
+from linnet_operator.judge.assess import MetricInputs, StepInputs
 from linnet_operator.judge.compare import Detect, NodeCount
 from linnet_operator.judge.counters import Counts, foreign_series, node_counts, say_foreign
 from linnet_operator.judge.learned import Learned, Readiness
-from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec
-from linnet_operator.kube import CONFIG_MAPS, MODEL_ROLLOUTS, NODE_MODELS, Kube
+from linnet_operator.kube import (
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    MODEL_ROLLOUTS,
+    NODE_MODELS,
+    Kube,
+)
 from linnet_operator.learning import (
     History,
     Workers,
@@ -40,7 +53,10 @@ from linnet_operator.planner.model import (
     EvidenceRequest,
     LookKind,
 )
-from linnet_operator.prometheus import MetricsSource, ScrapeTime, Signal, fixed_times, step_times
+from linnet_operator.presets import Signal, Subject
+from linnet_operator.prometheus import MetricsSource, ScrapeTime, fixed_times, step_times
+from linnet_operator.sampling import Sampler
+from linnet_operator.templates import fill_in, words_of
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +64,6 @@ _RECENT_INTERVALS: Final = 30
 _SHORTEST_LAG: Final = timedelta(seconds=5)
 _STALE_AT_LEAST: Final = timedelta(seconds=30)
 _STALE_INTERVALS: Final = 3
-_MOST_SAMPLES: Final = 500
-_MOST_NODES_IN_QUERY: Final = 200
 _ERRORS: Final = Signal(kind="Errors")
 
 
@@ -73,7 +87,7 @@ class _Memory:
     rollout_uid: str
     learned: Mapping[str, Learned] | None = None
     step: int = 0
-    samples: dict[str, list[ThresholdSample]] = field(default_factory=dict)
+    sampler: Sampler = field(default_factory=Sampler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class _Question:
     deployment: DeploymentView
     policy: RolloutPolicySpec
     source: MetricsSource
+    subject: Subject
     now: datetime
 
     @property
@@ -141,7 +156,8 @@ class Looks:
                 f"start it with --prometheus {policy.judge.source}=URL"
             )
             return Looked(_no_data(request, now, message))
-        question = _Question(request, deployment, policy, source, now)
+        subject = self._subject(deployment, preset=policy.judge.preset)
+        question = _Question(request, deployment, policy, source, subject, now)
         try:
             if request.kind is LookKind.HISTORY:
                 return await self._look_back(question)
@@ -212,14 +228,23 @@ class Looks:
             )
             for compare in (question.policy.judge.compare if request.baseline else ())
         ]
+        sampler = self._sampler_of(request)
         thresholds = [
-            await self._threshold(question, threshold, at=scrape.at, start=start)
+            await sampler.sample(
+                threshold,
+                question.source,
+                begin=self._step_began(question),
+                until=scrape.at,
+                interval=question.interval,
+                words_at=lambda at: _words_at(question, since, at),
+            )
             for threshold in question.policy.judge.thresholds
         ]
         inputs = replace(
             _template(question.policy), metrics=tuple(metrics), thresholds=tuple(thresholds)
         )
-        queries = {*requests.queries, *_filled(question, window=scrape.at - start)}
+        words = _words_at(question, since, scrape.at) or {}
+        asked = {fill_in(each.query, words) for each in question.policy.judge.thresholds}
         judged = await self._workers.run(
             judge_step,
             inputs,
@@ -228,7 +253,7 @@ class Looks:
                 until=_shown(scrape.at),
                 start=_shown(start),
                 activations={node: _shown(at) for node, at in sorted(since.items())},
-                queries=sorted(queries),
+                queries=sorted({*requests.queries, *asked}),
             ),
         )
         said = judged.assessment
@@ -240,7 +265,8 @@ class Looks:
             message=said.message,
             short=said.short[:40],
             needs_person=said.needs_person,
-            requests=_requests(requests, request.candidate, since, until=scrape.at),
+            gave_up=any(each.gave_up and not each.dry_run for each in said.thresholds),
+            requests=self._own_requests(question, requests, since, until=scrape.at),
             ref=_ref(request, judged.record),
         )
         return Looked(evidence, judged.record)
@@ -311,23 +337,42 @@ class Looks:
                     holders.setdefault(revision, set()).add(order.node.name)
         return {revision: sorted(nodes) for revision, nodes in sorted(holders.items())}
 
-    async def _threshold(
-        self, question: _Question, threshold: Threshold, *, at: datetime, start: datetime
-    ) -> ThresholdInputs:
-        if self._memory.step != question.request.step:
-            self._memory.step = question.request.step
-            self._memory.samples = {}
-        samples = self._memory.samples.setdefault(threshold.name, [])
-        query = fill_in(threshold.query, question.request, question.deployment, window=at - start)
-        samples.append(await question.source.query(query, at))
-        del samples[:-_MOST_SAMPLES]
-        spec = ThresholdSpec(
-            name=threshold.name,
-            maximum=threshold.max,
-            minimum=threshold.min,
-            failure_limit=threshold.failure_limit,
+    def _sampler_of(self, request: EvidenceRequest) -> Sampler:
+        if self._memory.step != request.step:
+            self._memory.step = request.step
+            self._memory.sampler = Sampler()
+        return self._memory.sampler
+
+    def _step_began(self, question: _Question) -> datetime:
+        """Return when the step began, as it is recorded."""
+        request = question.request
+        entry = self._cache.get(
+            MODEL_ROLLOUTS, namespace=question.deployment.namespace, name=request.rollout
         )
-        return ThresholdInputs(spec=spec, samples=tuple(samples))
+        steps = facts_of(entry, RolloutFacts).status.steps if entry is not None else ()
+        step = steps[request.step - 1] if request.step <= len(steps) else None
+        return step.started_at if step and step.started_at else request.started_at
+
+    def _subject(self, deployment: DeploymentView, *, preset: str) -> Subject:
+        entries = self._cache.of_deployment(
+            CONTROLLER_REVISIONS, namespace=deployment.namespace, deployment=deployment.name
+        )
+        views = [facts_of(entry, RevisionFacts).view for entry in entries]
+        return Subject(
+            namespace=deployment.namespace,
+            deployment=deployment.name,
+            preset=preset,
+            model=deployment.serving.name or deployment.name,
+            versions={str(view.number): view.revision for view in views},
+        )
+
+    def _own_requests(
+        self, question: _Question, counts: Counts, since: Mapping[str, datetime], *, until: datetime
+    ) -> dict[str, float]:
+        """Return what must fit the nodes' own reports; they know only what linnet-server counts."""
+        if question.subject.preset != "Linnet":
+            return {}
+        return _requests(counts, question.request.candidate, since, until=until)
 
     async def _learned_of(self, question: _Question) -> Mapping[str, Learned]:
         """Return the parameters that were frozen at the start; from the record after a restart."""
@@ -353,37 +398,27 @@ class Looks:
 
     async def _scrape_time(self, question: _Question) -> ScrapeTime:
         return await question.source.newest_common_time(
-            namespace=question.deployment.namespace,
-            deployment=question.deployment.name,
+            question.subject,
             now=question.now,
             lag_limit=max(_SHORTEST_LAG, 2 * question.interval),
         )
 
 
-def fill_in(
-    query: str, request: EvidenceRequest, deployment: DeploymentView, *, window: timedelta
-) -> str:
-    """Return a threshold's query with its ``{{words}}`` filled in."""
-    nodes = [each.node for each in request.candidates]
-    words = {
-        "namespace": deployment.namespace,
-        "deployment": deployment.name,
-        "revision": request.candidate,
-        "baseline": request.baseline or "",
-        "window": f"{max(1, int(window.total_seconds()))}s",
-        # More would make a query that Prometheus refuses; join on linnet_model_info instead.
-        "nodes": "|".join(nodes) if len(nodes) <= _MOST_NODES_IN_QUERY else ".+",
-    }
-    for word, value in words.items():
-        query = query.replace("{{" + word + "}}", value)
-    return query
-
-
-def _filled(question: _Question, *, window: timedelta) -> list[str]:
-    return [
-        fill_in(each.query, question.request, question.deployment, window=window)
-        for each in question.policy.judge.thresholds
-    ]
+def _words_at(
+    question: _Question, since: Mapping[str, datetime], at: datetime
+) -> dict[str, str] | None:
+    """Return what the words of a query stand for at a time; None while nobody serves it yet."""
+    nodes = sorted(node for node, activated in since.items() if activated <= at)
+    if not nodes:
+        return None
+    return words_of(
+        namespace=question.deployment.namespace,
+        deployment=question.deployment.name,
+        revision=question.request.candidate,
+        baseline=question.request.baseline,
+        window=at - min(since.values()),
+        nodes=nodes,
+    )
 
 
 def _template(policy: RolloutPolicySpec) -> StepInputs:
@@ -419,12 +454,7 @@ async def _history(
 
 
 async def _counts(question: _Question, signal: Signal, times: Sequence[datetime]) -> Counts:
-    return await question.source.counts(
-        signal,
-        namespace=question.deployment.namespace,
-        deployment=question.deployment.name,
-        times=times,
-    )
+    return await question.source.counts(signal, question.subject, times=times)
 
 
 def _signal(compare: Compare) -> Signal:

@@ -16,10 +16,12 @@ from linnet_api.conditions import Condition, settled, stalled, stamp
 from linnet_api.durations import format_duration, parse_duration
 from linnet_api.patterns import compile_regexp
 from linnet_api.reasons import DeploymentReason
-from linnet_api.rollout_policy import RolloutPolicySpec, RolloutPolicyStatus
+from linnet_api.rollout_policy import RolloutPolicySpec, RolloutPolicyStatus, Threshold
 from linnet_api.trust_policy import Authority, TrustPolicySpec, TrustPolicyStatus
 from linnet_operator.cache import Entry, Invalid, PolicyFacts, TrustFacts, facts_of
 from linnet_operator.planner.windows import parse_cron
+from linnet_operator.presets import changes_meaning, not_counted
+from linnet_operator.templates import query_problem
 
 _NOTHING: Final = timedelta()
 _EDGES_TEXT: Final = ", ".join(
@@ -54,12 +56,15 @@ def policy_problems(spec: RolloutPolicySpec) -> list[str]:
         for each in spec.judge.compare
         if each.over is not None and not is_bucket_edge(each.over)
     ]
+    for compare in spec.judge.compare:
+        refused = not_counted(spec.judge.preset, compare.signal)
+        if refused:
+            problems.append(f"spec.judge.compare {compare.name}: {refused}")
     for threshold in spec.judge.thresholds:
-        low, high = threshold.min, threshold.max
-        if low is not None and high is not None and float(low) > float(high):
-            problems.append(
-                f"spec.judge.thresholds {threshold.name}: min {low} is above max {high}"
-            )
+        problems += [
+            f"spec.judge.thresholds {threshold.name}: {text}"
+            for text in _threshold_problems(threshold, preset=spec.judge.preset)
+        ]
     for number, each in enumerate(spec.windows):
         try:
             parse_cron(each.cron)
@@ -115,6 +120,19 @@ def trust_status(entry: Entry, *, now: datetime) -> TrustPolicyStatus | None:
         conditions=_conditions(problems, entry, before=facts.status.conditions, now=now),
     )
     return None if wanted == facts.status else wanted
+
+
+def _threshold_problems(threshold: Threshold, *, preset: str) -> list[str]:
+    problems = []
+    low, high = threshold.min, threshold.max
+    if low is not None and high is not None and float(low) > float(high):
+        problems.append(f"min {low} is above max {high}")
+    if threshold.interval is not None and parse_duration(threshold.interval) <= _NOTHING:
+        problems.append("interval must be longer than 0s")
+    problems += filter(
+        None, (query_problem(threshold.query), changes_meaning(preset, threshold.query))
+    )
+    return problems
 
 
 def _conditions(

@@ -78,7 +78,7 @@ def test_one_node_does_not_turn_a_fleet_of_five(step, metric):
     two = assess(step(metric(per_node=[2500.0, 2500.0, 30.0, 30.0, 30.0])))
     four = assess(step(metric(per_node=[2500.0, 30.0, 30.0, 30.0])))
 
-    assert (alone.verdict, alone.needs_person) == (Verdict.UNDECIDED, True)
+    assert (alone.verdict, alone.needs_person) == (Verdict.FAIL, True)
     assert alone.short == "one node looks bad"
     assert (two.verdict, two.needs_person) == (Verdict.FAIL, False)
     assert (four.verdict, four.needs_person) == (Verdict.FAIL, False)

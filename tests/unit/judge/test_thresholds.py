@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec, judge_threshold
 from linnet_operator.judge.verdicts import Verdict
 
-HOT = ThresholdSpec(name="temperature", maximum="85", failure_limit=2)
+HOT = ThresholdSpec(name="temperature", maximum="85", consecutive_failure_limit=2)
 
 
 def samples(*values):
@@ -68,3 +68,46 @@ def test_a_minimum_is_a_limit_from_below():
 )
 def test_rule_5_no_number_is_never_a_pass(found):
     assert judge_threshold(HOT, found).verdict is not Verdict.PASS
+
+
+def test_without_any_limit_the_first_bad_sample_condemns():
+    spec = ThresholdSpec(name="temperature", maximum="85")
+
+    look = judge_threshold(spec, samples(80.0, 90.0, 80.0))
+
+    assert look.verdict is Verdict.FAIL
+    assert look.message == "temperature: 90 is beyond the limit (at most 85), once"
+    assert look.failed_at_s == 1.0
+
+
+def test_failure_limit_counts_over_the_whole_step_and_the_other_in_a_row():
+    fail_ok = (90.0, 80.0, 90.0, 80.0, 90.0)
+    whole = ThresholdSpec(name="t", maximum="85", failure_limit=2)
+    row = ThresholdSpec(name="t", maximum="85", consecutive_failure_limit=2)
+    both = ThresholdSpec(name="t", maximum="85", failure_limit=9, consecutive_failure_limit=1)
+
+    look = judge_threshold(whole, samples(*fail_ok))
+
+    assert (look.verdict, look.bad, look.failed_at_s) == (Verdict.FAIL, 3, 4.0)
+    assert look.message.endswith("3 times in this step")
+    assert judge_threshold(row, samples(*fail_ok)).verdict is Verdict.UNDECIDED
+    assert judge_threshold(both, samples(90.0, 90.0)).verdict is Verdict.FAIL
+
+
+def test_missing_samples_in_a_row_give_up_but_never_condemn():
+    spec = ThresholdSpec(name="t", maximum="85", consecutive_error_limit=4)
+
+    tolerated = judge_threshold(spec, samples(80.0, *[None] * 4))
+    too_many = judge_threshold(spec, samples(80.0, *[None] * 5))
+    again = judge_threshold(spec, samples(*[None] * 4, 80.0, *[None] * 4))
+
+    assert (tolerated.verdict, tolerated.gave_up) == (Verdict.NO_DATA, False)
+    assert (too_many.verdict, too_many.gave_up) == (Verdict.NO_DATA, True)
+    assert (again.missing_in_a_row, again.gave_up) == (4, False)
+
+
+def test_the_order_in_which_samples_come_does_not_matter():
+    spec = ThresholdSpec(name="t", maximum="85", failure_limit=1)
+    found = samples(80.0, 90.0, 91.0, None, 80.0)
+
+    assert judge_threshold(spec, found) == judge_threshold(spec, found[::-1])

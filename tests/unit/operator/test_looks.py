@@ -14,9 +14,9 @@ from linnet_operator.evidence import config_map, recompute
 from linnet_operator.judge.counters import Counts
 from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.kube import MODEL_ROLLOUTS, NODE_MODELS
-from linnet_operator.looks import Looks, fill_in
+from linnet_operator.looks import Looks
 from linnet_operator.planner.model import Candidate, DeploymentView, EvidenceRequest, LookKind
-from linnet_operator.prometheus import ScrapeTime
+from linnet_operator.prometheus import Sampled, ScrapeTime
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OLD, NEW = "0123456789", "abcdefabcd"
@@ -34,13 +34,15 @@ class Metrics:
         self.no_data = ""
         self.failing = 0.01
         self.value = 1.0
+        self.values = {}
+        self.down = False
         self.queries = []
 
-    async def newest_common_time(self, **_):
+    async def newest_common_time(self, *_, **__):
         return self.scrape
 
-    async def counts(self, signal, *, namespace, deployment, times):
-        del signal, namespace, deployment
+    async def counts(self, signal, subject, *, times):
+        del signal, subject
         rows = {
             key: tuple(self._sample(key, born, at) for at in times)
             for key, born in self.since.items()
@@ -54,9 +56,17 @@ class Metrics:
         requests = round(10 * (min(at, self.until.get(key, at)) - born).total_seconds())
         return float(round(requests * self.failing)), float(requests)
 
-    async def query(self, promql, at):
-        self.queries.append(promql)
-        return ThresholdSample(at_s=at.timestamp(), value=self.value, series=1)
+    async def samples(self, promql, times):
+        self.queries.append((promql, len(times)))
+        if self.down:
+            return Sampled(no_data="http://p:9090 did not answer within 10s")
+        found = [(at, self.values.get(at, self.value)) for at in times]
+        return Sampled(
+            samples=tuple(
+                ThresholdSample(at_s=at.timestamp(), value=value, series=value is not None)
+                for at, value in found
+            )
+        )
 
 
 class Inline:
@@ -77,6 +87,9 @@ class ConfigMaps:
         if name not in self.kept:
             raise KubeNotFoundError(name, status=404)
         return self.kept[name]
+
+
+ERRORS = [{"name": "errors", "signal": "Errors"}]
 
 
 def policy(**judge):
@@ -291,23 +304,144 @@ async def test_a_source_that_nobody_knows_is_named(looks):
     assert "--prometheus far=URL" in looked.evidence.message
 
 
-async def test_a_threshold_alone_judges_a_first_rollout(looks, metrics):
-    limit = {"name": "heat", "query": 'max(t{node=~"{{nodes}}"})', "max": "85", "failureLimit": 1}
-    judged = policy(thresholds=[limit])
-    first, metrics.value = request(baseline=None, stable=()), 90.0
+HEAT = {"name": "heat", "query": 'max(t{node=~"{{nodes}}"})', "max": "85"}
+
+
+def heated(**fields):
+    """A first rollout whose policy has one threshold; edge-1 serves since a minute ago."""
+    return policy(interval="10s", thresholds=[{**HEAT, **fields}])
+
+
+def first(**fields):
+    return request(baseline=None, stable=(), started_at=NOON - timedelta(minutes=2), **fields)
+
+
+def thresholds_of(looked):
+    (threshold,) = recompute(looked.record.compressed).inputs.thresholds
+    return threshold
+
+
+async def test_a_threshold_is_sampled_at_fixed_times_since_a_node_serves(looks, metrics):
+    looked = await looks().look(first(), deployment=DEPLOYMENT, policy=heated())
+
+    assert metrics.queries == [('max(t{node=~"edge-1"})', 7)]
+    times = [NOON - timedelta(seconds=10 * index) for index in range(6, -1, -1)]
+    assert [each.at_s for each in thresholds_of(looked).samples] == [t.timestamp() for t in times]
+    assert looked.evidence.verdict is Verdict.PASS
+
+
+async def test_a_row_of_failures_does_not_begin_anew_with_a_restart(looks, metrics):
+    """The samples of a running step are had again from the source, and stand in the record."""
+    judged = heated(consecutiveFailureLimit=2)
+    metrics.values = {NOON - timedelta(seconds=s): 90.0 for s in (20, 10, 0)}
     looker = looks()
+    metrics.scrape = ScrapeTime(at=NOON - timedelta(seconds=10), nodes=NODES)
+    before = await looker.look(first(), deployment=DEPLOYMENT, policy=judged)
+    metrics.scrape = ScrapeTime(at=NOON, nodes=NODES)
 
-    one = await looker.look(first, deployment=DEPLOYMENT, policy=judged)
-    two = await looker.look(first, deployment=DEPLOYMENT, policy=judged)
+    same = await looker.look(first(), deployment=DEPLOYMENT, policy=judged)
+    restarted = await looks().look(first(), deployment=DEPLOYMENT, policy=judged)
 
-    assert metrics.queries == ['max(t{node=~"edge-1"})'] * 2
-    assert one.evidence.verdict is not Verdict.FAIL
-    assert two.evidence.verdict is Verdict.FAIL
+    assert before.evidence.verdict is Verdict.UNDECIDED
+    assert same.evidence.verdict is Verdict.FAIL
+    assert restarted.record.sha256 == same.record.sha256
+    # The running one asks for what is new; the new one asks for all.
+    assert [count for _, count in metrics.queries] == [6, 1, 7]
 
 
-def test_every_word_of_a_query_is_filled_in():
-    query = "{{namespace}} {{deployment}} {{revision}} {{baseline}} {{window}} {{nodes}} {{other}}"
+async def test_each_sample_is_asked_with_the_nodes_that_served_then(looks, metrics):
+    later = Candidate("edge-2", NOON - timedelta(seconds=25))
 
-    filled = fill_in(query, request(), DEPLOYMENT, window=timedelta(seconds=61.5))
+    await looks().look(
+        first(candidates=(*request().candidates, later)), deployment=DEPLOYMENT, policy=heated()
+    )
 
-    assert filled == f"factory digits {NEW} {OLD} 61s edge-1 {{{{other}}}}"
+    assert metrics.queries == [('max(t{node=~"edge-1"})', 4), ('max(t{node=~"edge-1|edge-2"})', 3)]
+
+
+async def test_nothing_is_measured_before_the_initial_delay_and_nothing_passes(looks, metrics):
+    judged = heated(initialDelay="2m10s")
+
+    looked = await looks().look(first(), deployment=DEPLOYMENT, policy=judged)
+
+    assert metrics.queries == []
+    assert looked.evidence.verdict is Verdict.NOT_MEASURED
+
+
+async def test_a_threshold_has_an_interval_of_its_own(looks, metrics):
+    await looks().look(first(), deployment=DEPLOYMENT, policy=heated(interval="30s"))
+
+    assert metrics.queries == [('max(t{node=~"edge-1"})', 3)]
+
+
+async def test_a_source_that_fails_for_a_threshold_is_no_data_and_asked_again(looks, metrics):
+    looker = looks()
+    metrics.down = True
+    down = await looker.look(first(), deployment=DEPLOYMENT, policy=heated())
+    metrics.down = False
+
+    up = await looker.look(first(), deployment=DEPLOYMENT, policy=heated())
+
+    assert down.evidence.verdict is Verdict.NO_DATA
+    assert "did not answer" in down.evidence.message
+    assert up.evidence.verdict is Verdict.PASS
+
+
+async def test_missing_samples_in_a_row_give_up_and_are_told_to_the_planner(looks, metrics):
+    metrics.value = None
+
+    tolerated = await looks().look(
+        first(), deployment=DEPLOYMENT, policy=heated(consecutiveErrorLimit=7)
+    )
+    looked = await looks().look(
+        first(), deployment=DEPLOYMENT, policy=heated(consecutiveErrorLimit=6)
+    )
+
+    assert not tolerated.evidence.gave_up
+    assert looked.evidence.gave_up
+    assert looked.evidence.verdict is Verdict.NO_DATA
+
+
+async def test_a_dry_run_is_recorded_and_decides_nothing(looks, kube, cache, metrics):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    metrics.value = 90.0
+    compared = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    looked = await looks().look(
+        request(), deployment=DEPLOYMENT, policy=heated(dryRun=True, interval="1s")
+    )
+
+    assert looked.evidence.verdict is compared.evidence.verdict
+    assert "Dry run, would have taken it back: heat: 90 is beyond" in looked.evidence.message
+    assert thresholds_of(looked).spec.dry_run
+
+
+async def test_late_labels_of_the_old_model_are_neither_foreign_nor_the_candidates(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    # Labels of answers that edge-1 gave hours ago, under the old revision, still come in.
+    assert ("edge-1", OLD) in metrics.since
+
+    wrong = [{"name": "wrong", "signal": "Wrong"}]
+    looked = await looks().look(
+        request(), deployment=DEPLOYMENT, policy=policy(compare=[*wrong, *ERRORS])
+    )
+
+    metric = recompute(looked.record.compressed).inputs.metrics[1]
+    assert metric.partial == ""
+    assert [(row.node, row.requests) for row in metric.candidates] == [("edge-1", 600)]
+
+
+async def test_a_preset_without_reports_of_its_own_has_no_requests_to_fit(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy(preset="Triton"))
+
+    assert looked.evidence.requests == {}
+    assert looked.evidence.verdict in {Verdict.PASS, Verdict.UNDECIDED}

@@ -17,8 +17,15 @@ KEYLESS = {"name": "ci", "keyless": {"issuer": "https://i", "identity": "me"}}
 STEPS = [{"nodes": 1, "bake": "10m"}, {"nodes": "100%", "bake": "1h"}]
 
 
+LIMIT = {"name": "t", "query": "x", "max": "1"}
+
+
 def policy(**spec):
     return RolloutPolicySpec.model_validate({"steps": STEPS, **spec})
+
+
+def threshold(*, preset="Linnet", **fields):
+    return {"judge": {"preset": preset, "thresholds": [{**LIMIT, **fields}]}}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,28 @@ def policy(**spec):
             "above max",
             id="crossed limits",
         ),
+        pytest.param(threshold(query="x{r='{{rev}}'}"), "{{rev}} is no word", id="unknown word"),
+        pytest.param(threshold(query="sum(x"), "never closed", id="no PromQL"),
+        pytest.param(threshold(interval="0s"), "longer than 0s", id="no pause between samples"),
+        pytest.param(
+            threshold(query="avg(own_confidence{r='{{revision}}'}) - avg(c{r='{{baseline}}'})"),
+            "own_confidence means something else under another model: each model scales",
+            id="what a model says about itself, compared",
+        ),
+        pytest.param(
+            threshold(
+                query="rate(nv_inference_queue_duration_us{version='{{revision}}'}[{{window}}]) / "
+                "rate(nv_inference_queue_duration_us{version='{{baseline}}'}[{{window}}])",
+                preset="Triton",
+            ),
+            "nv_inference_queue_duration_us means something else under another model: it hangs on",
+            id="a time that hangs on the input, compared",
+        ),
+        pytest.param(
+            {"judge": {"preset": "Triton", "compare": [{"name": "w", "signal": "Wrong"}]}},
+            "spec.judge.compare w: Triton counts no feedback",
+            id="a signal that the preset does not count",
+        ),
         pytest.param({"windows": [{"cron": "0 2 * * x", "duration": "1h"}]}, "cron", id="bad cron"),
         pytest.param(
             {"windows": [{"cron": "0 2 * * *", "duration": "1h", "timeZone": "Mars/Olympus"}]},
@@ -57,6 +86,19 @@ def test_a_policy_that_cannot_be_used_says_why(spec, says):
 
 def test_the_built_in_policy_can_be_used():
     assert policy_problems(BUILT_IN) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        threshold(query="avg(own_confidence{revision='{{revision}}'})"),
+        threshold(query="sum(rate(x{r='{{revision}}'}[{{window}}])) - sum(y{r='{{baseline}}'})"),
+        {"judge": {"preset": "Triton"}},
+    ],
+    ids=["a limit for the candidate alone", "what both count alike", "errors of Triton"],
+)
+def test_what_keeps_its_meaning_is_not_refused(spec):
+    assert policy_problems(policy(**spec)) == []
 
 
 def test_a_bake_of_nothing_does_not_count_as_the_shortest():

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from linnet_operator.prometheus import PrometheusSource, Signal, fixed_times, step_times
+from linnet_operator.presets import Signal, Subject
+from linnet_operator.prometheus import PrometheusSource, fixed_times, step_times
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ERRORS = Signal(kind="Errors")
+SUBJECT = Subject(namespace="factory", deployment="digits")
 
 
 class Server:
@@ -57,7 +59,7 @@ async def source(server):
 
 
 async def ask(source, times=(NOON, NOON + timedelta(seconds=5)), signal=ERRORS):
-    return await source.counts(signal, namespace="factory", deployment="digits", times=times)
+    return await source.counts(signal, SUBJECT, times=times)
 
 
 def row(value, **labels):
@@ -99,15 +101,13 @@ async def test_a_slow_source_is_no_data(server, source):
 async def test_a_source_that_is_gone_is_no_data_and_hides_credentials():
     async with PrometheusSource("http://ana:secret@127.0.0.1:9/prom") as source:
         counts = await ask(source)
-        sample = await source.query("up", NOON)
-        newest = await source.newest_common_time(
-            namespace="n", deployment="d", now=NOON, lag_limit=timedelta(seconds=5)
-        )
+        sampled = await source.samples("up", [NOON])
+        newest = await source.newest_common_time(SUBJECT, now=NOON, lag_limit=timedelta(seconds=5))
 
     assert "http://127.0.0.1:9/prom/api/v1/query_range cannot be reached" in counts.no_data
-    for said in (counts.no_data, sample.problem, newest.no_data):
+    for said in (counts.no_data, sampled.no_data, newest.no_data):
         assert "secret" not in said
-    assert sample.value is None
+    assert sampled.samples == ()
     assert newest.at is None
 
 
@@ -141,8 +141,7 @@ async def test_no_query_rates_or_increases_and_labels_are_quoted(server, source)
 
     await source.counts(
         ERRORS,
-        namespace='a"b\\',
-        deployment="d",
+        Subject(namespace='a"b\\', deployment="d"),
         times=step_times(
             start=NOON, end=NOON + timedelta(minutes=1), interval=timedelta(seconds=5)
         ),
@@ -181,7 +180,6 @@ async def test_nan_is_no_sample(server, source):
         ([row("1", node="a"), row("2", node="b")], "vector", None, 2, '{node="a"} and {node="b"}'),
         ([row("1.5", node="a")], "vector", 1.5, 1, ""),
         ([NOON.timestamp(), "2"], "scalar", 2.0, 1, ""),
-        ([NOON.timestamp(), "x"], "string", None, 0, "must give one number"),
     ],
 )
 async def test_a_threshold_query_gives_one_number_or_says_why_not(
@@ -189,11 +187,37 @@ async def test_a_threshold_query_gives_one_number_or_says_why_not(
 ):
     server.says(kind, result)
 
-    sample = await source.query("q", NOON)
+    (sample,) = (await source.samples("q", [NOON])).samples
 
     assert (sample.value, sample.series) == (value, series)
     assert words in sample.problem
     assert sample.at_s == NOON.timestamp()
+
+
+async def test_a_query_that_gives_no_number_is_no_answer(server, source):
+    server.says("string", [NOON.timestamp(), "x"])
+
+    assert "must give one number" in (await source.samples("q", [NOON])).no_data
+
+
+async def test_samples_at_even_times_are_one_query_and_each_is_judged_alone(server, source):
+    at = NOON.timestamp()
+    values = [[at, "1"], [at + 5, "NaN"], [at + 10, "3"]]
+    other = [[at + 10, "4"]]
+    server.says(
+        "matrix",
+        [{"metric": {"node": "a"}, "values": values}, {"metric": {"node": "b"}, "values": other}],
+        warnings=["a store is down"],
+    )
+    times = [NOON + timedelta(seconds=5 * index) for index in range(4)]
+
+    one, nan, two, none = (await source.samples("q", times)).samples
+
+    assert len(server.asked) == 1
+    assert (one.value, one.problem) == (1.0, "a store is down")
+    assert (nan.value, nan.series) == (None, 1)
+    assert (two.value, two.series) == (None, 2)
+    assert (none.value, none.series) == (None, 0)
 
 
 async def test_a_bucket_edge_is_found_however_it_is_written(server, source):
@@ -206,6 +230,9 @@ async def test_a_bucket_edge_is_found_however_it_is_written(server, source):
 
     assert refused.no_data == "over: 0.07s is no edge of a bucket; take one of 0.05s, 0.1s"
     assert 'le=~"5e\\\\-02|\\\\+Inf"' in server.asked[-1][1]["query"]
+    asked = len(server.asked)
+    await ask(source, signal=right)
+    assert len(server.asked) == asked + 1
 
 
 async def test_the_newest_common_time_leaves_laggards_out_and_names_them(server, source):
@@ -215,9 +242,7 @@ async def test_the_newest_common_time_leaves_laggards_out_and_names_them(server,
         [row(str(at - 1), node="a"), row(str(at - 3), node="b"), row(str(at - 90), node="c")],
     )
 
-    found = await source.newest_common_time(
-        namespace="n", deployment="d", now=NOON, lag_limit=timedelta(seconds=10)
-    )
+    found = await source.newest_common_time(SUBJECT, now=NOON, lag_limit=timedelta(seconds=10))
 
     assert found.at == NOON - timedelta(seconds=3)
     assert found.behind == ("c",)
@@ -228,9 +253,7 @@ async def test_a_source_whose_clock_is_behind_only_shifts_the_time(server, sourc
     at = NOON.timestamp() - 90
     server.says("vector", [row(str(at), node="a"), row(str(at - 1), node="b")])
 
-    found = await source.newest_common_time(
-        namespace="n", deployment="d", now=NOON, lag_limit=timedelta(seconds=10)
-    )
+    found = await source.newest_common_time(SUBJECT, now=NOON, lag_limit=timedelta(seconds=10))
 
     assert found.at == NOON - timedelta(seconds=91)
     assert not found.behind

@@ -9,7 +9,8 @@ from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from linnet_operator.judge.counters import node_counts, node_histories
-from linnet_operator.prometheus import PrometheusSource, Signal, fixed_times, step_times
+from linnet_operator.presets import Signal, Subject
+from linnet_operator.prometheus import PrometheusSource, fixed_times, step_times
 from linnet_testbed import Settings, TestbedUnavailableError
 from linnet_testbed.binaries import Binaries
 from linnet_testbed.progress import Progress
@@ -18,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 LABELS = ("namespace", "deployment", "revision", "variant")
 OF = ("factory", "digits")
+SUBJECT = Subject(namespace=OF[0], deployment=OF[1])
 
 
 class Exporter:
@@ -135,12 +137,10 @@ async def until(source, wanted):
     async with asyncio.timeout(30):
         while True:
             found = await source.newest_common_time(
-                namespace=OF[0], deployment=OF[1], now=clock(), lag_limit=timedelta(seconds=30)
+                SUBJECT, now=clock(), lag_limit=timedelta(seconds=30)
             )
             if found.at is not None:
-                counts = await source.counts(
-                    Signal(kind="Errors"), namespace=OF[0], deployment=OF[1], times=[found.at]
-                )
+                counts = await source.counts(Signal(kind="Errors"), SUBJECT, times=[found.at])
                 newest = {k: v[0] and v[0][1] for k, v in counts.by_node_revision.items()}
                 if all(newest.get(key) == value for key, value in wanted.items()):
                     return found.at
@@ -160,7 +160,7 @@ async def test_counts_of_two_nodes_through_a_restart_and_a_new_revision(exporter
     times = step_times(start=began, end=ended, interval=timedelta(milliseconds=200))
 
     async def look(signal):
-        counts = await source.counts(signal, namespace=OF[0], deployment=OF[1], times=times)
+        counts = await source.counts(signal, SUBJECT, times=times)
         assert not counts.no_data, counts.no_data
         (candidate,) = node_counts(
             counts, revision="r2", seconds_by_node={"edge-a": 1.0}, born_at_zero=True
@@ -189,9 +189,7 @@ async def test_history_windows_before_the_first_scrape_are_missing(exporters, so
     step = ended - began
     times = fixed_times(start=ended - 3 * step - timedelta(hours=1), end=ended, step=step)[-4:]
 
-    counts = await source.counts(
-        Signal(kind="Errors"), namespace=OF[0], deployment=OF[1], times=times
-    )
+    counts = await source.counts(Signal(kind="Errors"), SUBJECT, times=times)
     one, two = node_histories(counts, None, revision="r1", nodes=["edge-a", "edge-b"])
 
     assert one.windows[0] is None
@@ -203,13 +201,17 @@ async def test_a_threshold_on_the_real_thing(exporters, source):
     exporters[0]["edge-a"].serve("r1", good=7)
     exporters[0]["edge-b"].serve("r1", good=7)
     at = await until(source, {("edge-a", "r1"): 7, ("edge-b", "r1"): 7})
+    before = at - timedelta(hours=1)
 
-    one = await source.query('sum(linnet_inference_requests_total{outcome="success"})', at)
-    many = await source.query('linnet_inference_requests_total{outcome="success"}', at)
-    none = await source.query("nothing_of_that_name", at)
-    broken = await source.query("sum(", at)
+    one = await source.samples(
+        'sum(linnet_inference_requests_total{outcome="success"})', [before, at]
+    )
+    many = await source.samples('linnet_inference_requests_total{outcome="success"}', [at])
+    none = await source.samples("nothing_of_that_name", [at])
+    broken = await source.samples("sum(", [at])
 
-    assert (one.value, one.problem) == (14.0, "")
-    assert (many.value, many.series) == (None, 2)
-    assert none.problem.startswith("the query gave no series")
-    assert "check the query" in broken.problem
+    assert [each.value for each in one.samples] == [None, 14.0]
+    assert one.samples[0].problem.startswith("the query gave no series")
+    assert (many.samples[0].value, many.samples[0].series) == (None, 2)
+    assert none.samples[0].problem.startswith("the query gave no series")
+    assert "check the query" in broken.no_data

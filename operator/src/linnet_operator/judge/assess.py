@@ -4,6 +4,7 @@ Rules:
 - A step passes only when every comparison and every threshold passes.
 - Evidence of several metrics is averaged, so that more metrics never mean more false alarms.
 - A threshold condemns by itself; a comparison does not while the whole fleet is in trouble.
+- A dry run decides nothing, and says what it would have decided.
 - One node does not turn a fleet: what rests on a single one of five and more asks a person.
 - Same inputs, same assessment, to the last bit: a record is enough to compute it again.
 """
@@ -31,6 +32,9 @@ from linnet_operator.judge.thresholds import (
 from linnet_operator.judge.verdicts import Verdict
 
 _LEAVE_ONE_OUT_FROM = 5
+# Without the worst node the evidence is against harm, by a nat. Of bad models on 5 to 36 nodes
+# that differ, or do not, 2 of 720 looked like that on the way; with "below half of the line" 153.
+_OTHERS_SPEAK_FOR_IT = -1.0
 # What fits a column.
 _SHORT = 40
 _NOUNS = {
@@ -121,7 +125,8 @@ class StepAssessment:
 
     Attributes:
         verdict: All together.
-        needs_person: The evidence of harm rests on a single node of five and more: ask.
+        needs_person: Leaving one node of five and more out leaves too little evidence of harm. With
+            Fail: ask now. With Undecided: more requests will tell; if they do not in time, ask.
         log_e: Combined evidence of harm (natural logarithm).
         line: The line at which a rollout is taken back (natural logarithm).
         message: A sentence with the numbers.
@@ -155,15 +160,17 @@ def assess(inputs: StepInputs) -> StepAssessment:
         _with_message(_with_combined_evidence(metric, log_e=log_e), each)
         for metric, each in zip(metrics, inputs.metrics, strict=True)
     ]
-    verdict, needs_person = _combined_verdict(inputs, metrics, thresholds, log_e=log_e, line=line)
+    gating = [each for each in thresholds if not each.dry_run]
+    verdict, needs_person = _combined_verdict(inputs, metrics, gating, log_e=log_e, line=line)
     power = _slowest([metric.power for metric in metrics if metric.power is not None])
     return StepAssessment(
         verdict=verdict,
         needs_person=needs_person,
         log_e=log_e,
         line=line,
-        message=_message(verdict, metrics, thresholds, needs_person=needs_person),
-        short=_short(verdict, metrics, thresholds, power, needs_person=needs_person)[:_SHORT],
+        message=_message(verdict, metrics, gating, needs_person=needs_person)
+        + _say_dry_runs(thresholds),
+        short=_short(verdict, metrics, gating, power, needs_person=needs_person)[:_SHORT],
         power=power,
         metrics=tuple(metrics),
         thresholds=thresholds,
@@ -264,8 +271,10 @@ def _combined_verdict(
         remaining = _evidence_without_any_one(inputs, metrics)
         if remaining >= line:
             return Verdict.FAIL, False
-        # Most of the evidence comes from one node: a person should look at that node first.
-        return Verdict.UNDECIDED, remaining < line / 2.0
+        # Where the others speak for the model, a person should look at that node now; otherwise
+        # more requests will tell. Neither way is it a step that a policy may advance.
+        rests_on_one = remaining <= _OTHERS_SPEAK_FOR_IT
+        return Verdict.FAIL if rests_on_one else Verdict.UNDECIDED, True
     verdicts = [metric.look.verdict for metric in metrics if not _is_left_out(metric, inputs)]
     verdicts += [threshold.verdict for threshold in thresholds]
     for verdict in _ORDER:
@@ -378,11 +387,19 @@ def _message(
     telling += [each.message for each in metrics if each.look.verdict is verdict]
     if verdict is Verdict.FAIL and not telling:
         telling = [max(metrics, key=lambda each: each.look.log_e).message]
-    if needs_person:
+    if needs_person and verdict is Verdict.FAIL:
         telling.insert(0, "the evidence of harm rests on a single node: look at it, then decide")
+    elif needs_person:
+        telling.insert(0, "harm is seen, but not enough of it without the worst node: waiting")
     if not telling:
         telling = [each.message for each in thresholds] + [each.message for each in metrics]
     return ". ".join(telling) if telling else "nothing is measured in this step"
+
+
+def _say_dry_runs(thresholds: Sequence[ThresholdLook]) -> str:
+    """Return what thresholds that decide nothing would have decided; empty where nothing."""
+    failed = [each.message for each in thresholds if each.dry_run and each.verdict is Verdict.FAIL]
+    return f". Dry run, would have taken it back: {'; '.join(failed)}" if failed else ""
 
 
 def _short(
@@ -394,7 +411,7 @@ def _short(
     needs_person: bool,
 ) -> str:
     if needs_person:
-        return "one node looks bad"
+        return "one node looks bad" if verdict is Verdict.FAIL else "harm seen, on too few nodes"
     if verdict is Verdict.UNDECIDED and power is not None and power.requests:
         return power.sentence.removesuffix(" at today's rate")
     named = [each.name for each in metrics if each.look.verdict is verdict]

@@ -209,14 +209,21 @@ def _is_forgiven(status: ModelRolloutStatus, node: NodeView) -> bool:
 
 def _bad(turn: Turn, status: ModelRolloutStatus, message: str) -> ModelRolloutStatus | None:
     """Return the way back for a candidate that is bad, or the question to a person."""
-    day_ago = turn.now - timedelta(days=1)
-    taken_back = [entry for entry in turn.deployment.status.condemned if entry.at > day_ago]
     if turn.policy.on_bad == "Pause":
         return _ask(turn, status, Verdict.FAIL, f"{message} (the policy says onBad: Pause)")
+    return _take_back(turn, status, Verdict.FAIL, message)
+
+
+def _take_back(
+    turn: Turn, status: ModelRolloutStatus, verdict: Verdict, message: str
+) -> ModelRolloutStatus | None:
+    """Return the way back, or the question to a person where it was automatic too often today."""
+    day_ago = turn.now - timedelta(days=1)
+    taken_back = [entry for entry in turn.deployment.status.condemned if entry.at > day_ago]
     if len(taken_back) >= ROLLBACKS_A_DAY:
         note = f"{len(taken_back)} automatic rollbacks within a day: a person must decide"
-        return _ask(turn, status, Verdict.FAIL, f"{message} ({note})")
-    return _roll_back(turn, status, RolloutPhase.ROLLED_BACK, message, verdict=Verdict.FAIL)
+        return _ask(turn, status, verdict, f"{message} ({note})")
+    return _roll_back(turn, status, RolloutPhase.ROLLED_BACK, message, verdict=verdict)
 
 
 def _roll_back(
@@ -328,9 +335,7 @@ def _gated(turn: Turn, status: ModelRolloutStatus) -> ModelRolloutStatus | None:
         case Action.ROLLBACK if gate.verdict is Verdict.FAIL:
             return None if asked_for_fail else _bad(turn, status, gate.message)
         case Action.ROLLBACK if status.phase is RolloutPhase.BAKING:
-            return _roll_back(
-                turn, status, RolloutPhase.ROLLED_BACK, gate.message, verdict=gate.verdict
-            )
+            return _take_back(turn, status, gate.verdict, gate.message)
         case Action.ASK if gate.verdict is Verdict.FAIL or status.phase is RolloutPhase.BAKING:
             return _ask(turn, status, gate.verdict, gate.message)
         case Action.ADVANCE if status.phase is RolloutPhase.BAKING or (
@@ -350,7 +355,8 @@ def gate_of(turn: Turn, status: ModelRolloutStatus) -> Gate:
     began = status.moved_at or turn.now
     facts = Facts(
         measures=turn.measures,
-        may_go_unmeasured=not judge.thresholds and judge.history.on_missing == "Proceed",
+        may_go_unmeasured=all(each.dry_run for each in judge.thresholds)
+        and (not turn.compares or judge.history.on_missing == "Proceed"),
         baked=baked,
         all_in=is_all_in(turn, status),
         late=status.phase is RolloutPhase.BAKING
@@ -360,6 +366,7 @@ def gate_of(turn: Turn, status: ModelRolloutStatus) -> Gate:
         )
         if evidence is not None
         else None,
+        gave_up=evidence is not None and evidence.gave_up,
     )
     return gates.pass_or_hold(evidence, facts, judge, now=turn.now)
 

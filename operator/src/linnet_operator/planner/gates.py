@@ -54,6 +54,7 @@ class Facts:
         baked: True where the bake has been served.
         all_in: True where every node of the step serves the candidate, as far as it can be reached.
         late: True where ``decideWithin`` is over.
+        gave_up: True where more samples are missing in a row than a threshold tolerates.
         misfit: What does not fit between metrics and node reports; None where they fit.
     """
 
@@ -63,6 +64,7 @@ class Facts:
     all_in: bool
     late: bool
     misfit: str | None
+    gave_up: bool = False
 
 
 def pass_or_hold(evidence: Evidence | None, facts: Facts, judge: Judge, *, now: datetime) -> Gate:
@@ -175,7 +177,7 @@ def _undecided(evidence: Evidence, facts: Facts, judge: Judge) -> Gate:
 def _no_data(
     verdict: Verdict, reason: WaitReason, message: str, facts: Facts, judge: Judge
 ) -> Gate:
-    action = Action(judge.on_no_data) if facts.late else Action.HOLD
+    action = Action(judge.on_no_data) if facts.late or facts.gave_up else Action.HOLD
     return Gate(action, WaitReason.DECISION if action is Action.ASK else reason, verdict, message)
 
 

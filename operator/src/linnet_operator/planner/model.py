@@ -183,6 +183,8 @@ class Evidence:
         short: The same in at most 40 characters.
         needs_person: True where the evidence of harm rests on too few nodes: a Fail asks at once,
             Undecided when its time is over.
+        gave_up: True where more samples are missing in a row than the policy tolerates: onNoData
+            acts, without waiting for decideWithin.
         requests: Node name -> requests of the candidate since its activation, as the metrics count
             them (rule 16).
         ref: Name and sha256 of the ConfigMap that the shell can write from this look; None: nothing
@@ -196,6 +198,7 @@ class Evidence:
     message: str
     short: str = ""
     needs_person: bool = False
+    gave_up: bool = False
     requests: Mapping[str, float] = field(default_factory=dict[str, float])
     ref: EvidenceRef | None = None
 
