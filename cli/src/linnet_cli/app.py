@@ -34,6 +34,9 @@ COMMANDS = {
     "promote": Command(_ACTS, "go on although the evidence has not decided"),
     "retry": Command(_ACTS, "try again what was taken back"),
     "version": Command("linnet_cli.commands.version", "print the version"),
+    "judge": Command(
+        "linnet_cli.commands.judge", "judge counts in a file, as a rollout would", on_cluster=False
+    ),
     "keygen": Command("linnet_cli.publish.keys", "make a key for signing", on_cluster=False),
     "sign": Command("linnet_cli.publish.sign", "sign a model's files", on_cluster=False),
     "verify": Command("linnet_cli.publish.verify", "check a signed model", on_cluster=False),
@@ -92,7 +95,7 @@ def usage(prog: str) -> str:
         "Rolls signed ML models out over fleets of edge nodes, and takes them back when they "
         "turn out bad.",
     ]
-    for title, on_cluster in (("on a cluster", True), ("for publishers, without a cluster", False)):
+    for title, on_cluster in (("on a cluster", True), ("without a cluster", False)):
         lines += ["", f"{title}:"]
         lines += [f"  {n:<9}{c.help}" for n, c in COMMANDS.items() if c.on_cluster == on_cluster]
     lines += [

@@ -13,6 +13,7 @@ The tree::
     +-- ConflictError        the object changed between reading and writing
     +-- RejectedError        the API server refused what was written
     +-- NotNowError          the act makes no sense in the rollout's state
+    +-- CaseError            a file for `linnet judge` is not a case
 """
 
 from linnet_cli.exits import Exit
@@ -89,3 +90,9 @@ class NotNowError(CliError):
     """The act makes no sense in the state that the rollout is in."""
 
     reason = "NotNow"
+
+
+class CaseError(CliError):
+    """A file for ``linnet judge`` is not a case, or holds what cannot be a measurement."""
+
+    reason = "InvalidCase"

@@ -1,0 +1,268 @@
+"""``linnet judge``: a case file in, the judge's figures out, and sentences for bad data."""
+
+import copy
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linnet_cli.judging import SCHEMA_PATH, CaseError, judge_cases, read_cases, schema
+from linnet_operator.judge.compare import Detect, NodeCount, look
+from linnet_operator.judge.learned import NodeHistory, learn
+
+ROOT = Path(__file__).parents[3]
+
+
+def a_case(*, failures=3, candidates=2, nodes=10):
+    """Return a case of two looks; each candidate fails ``failures`` of its first 100 requests."""
+    return {
+        "metric": "errors",
+        "alpha": 0.01,
+        "steps": 5,
+        "detect": {"factor": 3, "floor": 0.01},
+        "intervals": [5, 200],
+        "nodes": [
+            {
+                "name": f"edge-{index}",
+                "candidate": index < candidates,
+                "history": [[2, 200], [3, 200], [1, 200], [2, 200]],
+                "recent": [[0, 20], [1, 20], [0, 20]],
+                "looks": [[failures, 100], [40 * failures, 4000]]
+                if index < candidates
+                else [[1, 100], [40, 4000]],
+            }
+            for index in range(nodes)
+        ],
+    }
+
+
+def judged(case):
+    answers = judge_cases(read_cases(json.dumps(case)))
+    return (
+        [each.model_dump(mode="json") for each in answers]
+        if isinstance(answers, list)
+        else answers.model_dump(mode="json")
+    )
+
+
+def run(linnet, case, *flags, tmp_path):
+    path = tmp_path / "case.json"
+    path.write_text(case if isinstance(case, str) else json.dumps(case), encoding="utf-8")
+    return linnet("judge", "-f", str(path), *flags)
+
+
+@pytest.fixture
+def linnet(world, capsys):
+    def call(*argv):
+        from linnet_cli.app import main  # noqa: PLC0415 - what is called is the command line
+
+        code = main(argv, world)
+        return int(code), capsys.readouterr().out, world.err.getvalue()
+
+    return call
+
+
+@pytest.fixture
+def world():
+    from linnet_cli.world import World  # noqa: PLC0415
+
+    def never(*_):
+        raise AssertionError("a case needs neither a clock nor a cluster")
+
+    return World("linnet", io.StringIO(), io.StringIO(), never, never, never, never, never)
+
+
+def test_a_bad_model_fails_and_an_equal_one_passes(linnet, tmp_path):
+    code, out, _ = run(linnet, a_case(failures=30), "-o", "json", tmp_path=tmp_path)
+    bad = json.loads(out)
+    _, out, _ = run(linnet, a_case(failures=1), "-o", "json", tmp_path=tmp_path)
+    equal = json.loads(out)
+
+    assert code == 0
+    assert bad["metric"] == "errors"
+    assert [each["verdict"] for each in bad["looks"]] == ["Fail", "Fail"]
+    assert [each["verdict"] for each in equal["looks"]] == ["Undecided", "Pass"]
+    assert equal["looks"][1]["excluded"] <= 3
+    assert set(bad["looks"][0]) == {"log_e", "fleet_factor", "excluded", "verdict"}
+
+
+def test_a_list_of_cases_gives_a_list(linnet, tmp_path):
+    cases = [a_case(), {**a_case(failures=30), "metric": "slow"}]
+
+    _, out, _ = run(linnet, cases, "-o", "json", tmp_path=tmp_path)
+
+    assert json.loads(out) == [judged(case) for case in cases]
+    assert [each["metric"] for each in json.loads(out)] == ["errors", "slow"]
+    assert judged([]) == []
+
+
+def test_people_get_a_table(linnet, tmp_path):
+    _, out, _ = run(linnet, a_case(failures=30), tmp_path=tmp_path)
+
+    assert out.splitlines()[0] == "errors"
+    assert out.splitlines()[-1].endswith("Fail")
+
+
+def test_the_figures_are_those_of_a_rollout():
+    case = a_case(failures=2)
+    case["nodes"][0]["intervals"] = [3, 48]
+    history = [
+        NodeHistory(
+            node=node["name"],
+            windows=tuple(map(tuple, node["history"])),
+            recent=tuple(map(tuple, node["recent"])),
+        )
+        for node in case["nodes"]
+    ]
+    rows = [
+        NodeCount(
+            node=node["name"],
+            failures=node["looks"][1][0],
+            requests=node["looks"][1][1],
+            # Seconds, at a scrape interval of fifteen.
+            seconds=15 * node.get("intervals", case["intervals"])[1],
+        )
+        for node in case["nodes"]
+    ]
+    learned = learn(history, interval_s=15, window_s=600)
+    said = look(
+        learned, rows[:2], rows[2:], alpha=0.01, steps=5, detect=Detect(factor=3, floor=0.01)
+    )
+
+    last = judged(case)["looks"][1]
+
+    assert last == {
+        "log_e": said.log_e,
+        "fleet_factor": said.fleet_factor,
+        "excluded": said.excluded,
+        "verdict": said.verdict,
+    }
+
+
+def test_one_of_five_nodes_does_not_turn_a_fleet():
+    case = a_case(failures=1, candidates=5)
+    case["nodes"][0]["looks"] = [[60, 100], [600, 1000]]
+
+    assert [each["verdict"] for each in judged(case)["looks"]] == ["Undecided", "Undecided"]
+
+
+def test_without_history_it_says_that_it_learns():
+    case = a_case(failures=30)
+    for node in case["nodes"][:2]:
+        node["history"] = []
+
+    assert judged(case)["looks"][0]["verdict"] == "Learning"
+
+
+def test_what_was_not_measured_is_null_and_never_a_pass():
+    case = a_case(failures=1)
+    case["nodes"][1]["looks"] = [[1, 100], None]
+    silent = a_case(failures=1)
+    for node in silent["nodes"][:2]:
+        node["looks"] = [None, [0, 0]]
+
+    assert judged(case)["looks"][1]["verdict"] == "Partial"
+    assert [each["verdict"] for each in judged(silent)["looks"]] == ["NoData", "NoData"]
+
+
+BAD = [
+    ((), "alpha", 1, "alpha: Input should be less than 1"),
+    ((), "steps", 0, "steps: Input should be greater than or equal to 1"),
+    ((), "nodes", [], "nodes: List should have at least 1 item"),
+    ((), "colour", "red", "colour: Extra inputs are not permitted"),
+    ((), "intervals", [200, 5], "intervals[1]: 5 is less than the 200 before it"),
+    (("detect",), "factor", 1, "detect.factor: Input should be greater than 1"),
+    (("nodes", 3), "name", "edge-1", 'node "edge-1": name: there are two nodes of that name'),
+    (("nodes", 3), "candidate", "no", 'node "edge-3": candidate: Input should be a valid boolean'),
+    (("nodes", 3), "looks", [[1, 2]], 'node "edge-3": looks: there are 1, but 2 intervals'),
+    (("nodes", 3), "intervals", [5], 'node "edge-3": intervals: there are 1, but 2 looks'),
+    (("nodes", 3, "looks"), 1, [0, 90], 'node "edge-3": looks[1]: counts since the step began'),
+    (("nodes", 3, "looks"), 1, [9, 8], 'node "edge-3": looks[1]: 9 failures of 8 requests'),
+    (("nodes", 3, "looks"), 1, [-1, 8], 'node "edge-3": looks[1][0]: Input should be greater'),
+    (("nodes", 3, "looks"), 1, [1], 'node "edge-3": looks[1][1]: Field required'),
+    (("nodes", 3, "history"), 2, "1 of 2", 'node "edge-3": history[2]: Input should be a valid'),
+    (("nodes", 3, "history"), 2, [1, 1e300], 'node "edge-3": history[2][1]: Input should be less'),
+    (("nodes", 3, "recent"), 0, [3, 2], 'node "edge-3": recent[0]: 3 failures of 2 requests'),
+    (("nodes",), 3, "edge-3", "nodes[3]: Input should be an object"),
+]
+
+
+@pytest.mark.parametrize(("place", "field", "value", "said"), BAD, ids=[bad[3] for bad in BAD])
+def test_bad_data_end_with_the_node_and_the_field(place, field, value, said, linnet, tmp_path):
+    case = a_case()
+    part = case
+    for step in place:
+        part = part[step]
+    part[field] = value
+
+    code, out, err = run(linnet, case, tmp_path=tmp_path)
+    _, _, of_list = run(linnet, [a_case(), case], tmp_path=tmp_path)
+
+    assert (code, out) == (1, "")
+    assert err.startswith(f"linnet: {said}")
+    assert f"linnet: case 2: {said}" in of_list
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "this is not JSON"),
+        ('{"alpha": NaN}', "NaN is no number; write null"),
+        ("[-Infinity]", "-Infinity is no number"),
+        ("7", "the case: Input should be an object"),
+        ("{}", "metric: Field required"),
+    ],
+)
+def test_what_is_no_case_is_said(text, said, linnet, tmp_path):
+    code, _, err = run(linnet, text, tmp_path=tmp_path)
+
+    assert code == 1
+    assert said in err
+
+
+def test_a_file_that_is_not_there_is_said(linnet):
+    code, _, err = linnet("judge", "-f", "/nowhere/case.json")
+
+    assert code == 1
+    assert "/nowhere/case.json cannot be read" in err
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(allow_nan=False), st.text(max_size=3)
+)
+
+
+@given(
+    data=st.data(),
+    value=st.one_of(
+        SCALARS,
+        st.lists(SCALARS, max_size=3),
+        st.dictionaries(st.text(max_size=5), SCALARS, max_size=2),
+    ),
+)
+def test_whatever_a_file_holds_it_is_a_case_or_an_error(data, value):
+    case = copy.deepcopy(a_case(nodes=3))
+    part = case
+    while True:
+        keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(part[key], dict | list) or not part[key] or data.draw(st.booleans()):
+            break
+        part = part[key]
+    part[key] = value
+
+    try:
+        read = read_cases(json.dumps(case))
+    except CaseError:
+        return
+    for each in judge_cases(read).looks:
+        assert each.verdict
+
+
+def test_the_schema_that_is_published_is_the_one_of_the_code():
+    published = json.loads((ROOT / SCHEMA_PATH).read_text(encoding="utf-8"))
+
+    assert published == schema(), f"write it again: linnet judge --schema > {SCHEMA_PATH}"
