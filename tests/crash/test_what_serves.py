@@ -4,6 +4,7 @@ There is no hub and, but for where a file is fetched again, no registry: policie
 files, a bit is flipped in the store.
 """
 
+import base64
 import json
 import re
 
@@ -13,8 +14,10 @@ from crashlab.node import Node, stop
 
 from linnet_agent.journal import Standing
 from linnet_agent.store import Store
+from linnet_agent.verify.keys import load_public_key
 from linnet_api.names import API_VERSION
 from linnet_api.reasons import NodeReason, NodeState
+from linnet_cli.publish.keys import generate_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
 
@@ -108,6 +111,35 @@ def test_what_was_revoked_is_left_at_the_next_start_for_the_last_good_one_withou
     assert updated.answer(5.0) == (10.0, r1)
     assert updated.journal().known[r1].standing is Standing.GOOD
     assert metric(updated, 'linnet_agent_reverts_total{reason="Revoked"}')[0].endswith(" 1.0")
+
+
+def test_a_revoked_key_that_has_left_the_policies_is_known_by_what_was_kept(
+    make_node, settled, wait_until
+):
+    node = make_node(copy_of=settled)
+    r1 = node.directory.read_current()
+    assert node.directory.read_evidence(r1).keys == (node.publisher.public,)
+    kept = node.directory.revision_path(r1) / "evidence.json"
+    document = json.loads(kept.read_text())
+    document["bundles"] = [_nameless(bundle) for bundle in document["bundles"]]
+    kept.write_text(json.dumps(document))
+    gone, other = load_public_key(node.publisher.public).key_id, generate_key()[1].decode()
+    found = {"authorities": [{"name": "other", "key": {"publicKeyPEM": other}}]}
+    found["revoked"] = {"keyIds": [gone]}
+    (node.root / "trust" / "policies.json").write_text(json.dumps({"release": found}))
+
+    start(node)
+
+    wait_until(lambda: metric(node, "linnet_agent_alarm{"), what=node.tail)
+    assert 'reason="Revoked"' in metric(node, "linnet_agent_alarm{")[0]
+    assert node.answer(5.0) == (10.0, r1)  # there is nothing to go back to
+
+
+def _nameless(bundle):
+    """Return a bundle, as base64, that does not say whose signature it holds."""
+    document = json.loads(base64.b64decode(bundle))
+    document["verificationMaterial"] = {"publicKey": {}}
+    return base64.b64encode(json.dumps(document).encode()).decode()
 
 
 def test_what_the_hub_revokes_serves_on_where_it_is_the_last_one_and_an_alarm_is_told(

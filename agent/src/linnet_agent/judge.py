@@ -34,6 +34,8 @@ class Answer:
     model_digest: str | None
     """None: it was not allowed."""
     standing: Standing
+    keys: tuple[str, ...] = ()
+    """The public keys, PEM, that have signed it; none where it was not allowed."""
 
 
 class Judge:
@@ -120,7 +122,7 @@ class Judge:
             model=decision.model,
             counter=decision.counter,
         )
-        return Answer(judged, verified.model_digest, _standing(decision))
+        return Answer(judged, verified.model_digest, _standing(decision), verified.keys)
 
     def _learn_time(self, verified: Verified) -> None:
         for proof in verified.proofs:

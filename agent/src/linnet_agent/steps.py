@@ -29,6 +29,7 @@ from linnet_agent.errors import (
 from linnet_agent.fetch.throttle import start_delay
 from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Standing, Step
+from linnet_agent.judge import Answer
 from linnet_agent.parts import Parts
 from linnet_agent.room import choose_evictions, say_no_room
 from linnet_agent.selftest import Budget, run_self_test
@@ -158,26 +159,26 @@ class Steps:
         order, judge = _order(journal), self._parts.judge
         artifact = await self._read_artifact(order, facts)
         asked = judge.hash
-        judged, digest = await self._judge_order(journal, artifact)
+        judged, answer = await self._judge_order(journal, artifact)
         if not judged.allowed:
             await self._parts.refresh_trust()
             if judge.hash != asked:
-                judged, digest = await self._judge_order(journal, artifact)
+                judged, answer = await self._judge_order(journal, artifact)
         self._at_hand = _AtHand(
             order.revision or "",
-            artifact,
+            replace(artifact, keys=answer.keys or artifact.keys),
             judged.policy_hash if judged.allowed else None,
-            digest,
+            answer.model_digest,
         )
         self._parts.metrics.count_verification(allowed=judged.allowed, reason=str(judged.reason))
-        self._tell_judged("agent.verified", judged, about=digest)
+        self._tell_judged("agent.verified", judged, about=answer.model_digest)
         if (not_now := _NOT_NOW.get(judged.reason)) is not None:
             raise not_now(judged.message)
         if not judged.allowed:
             return outcome.deny(journal, judged, facts)
         return outcome.succeed(journal, action, facts, judged=judged)
 
-    async def _judge_order(self, journal: Journal, artifact: Artifact) -> tuple[Judged, str | None]:
+    async def _judge_order(self, journal: Journal, artifact: Artifact) -> tuple[Judged, Answer]:
         """Judge; what may be gone back to is allowed, with what the judge said (rule 3)."""
         order = _order(journal)
         assert order.revision is not None
@@ -190,7 +191,7 @@ class Steps:
         judged = answer.judged
         if not judged.allowed and table.is_legal_anyway(journal, order.revision, answer.standing):
             judged = _pardon(judged)
-        return judged, answer.model_digest
+        return judged, answer
 
     async def _rejudge(self, action: Action, journal: Journal) -> Journal:
         """Ask whether what was allowed once has been revoked since; nothing else takes it away."""

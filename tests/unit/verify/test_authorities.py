@@ -1,5 +1,6 @@
 """Whole artifacts, signed in every way that counts: keyless, by cosign, with a grant."""
 
+import base64
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ import pytest
 
 from linnet_agent.verify.grant import Grant, build_grant
 from linnet_agent.verify.keyless import ChildVerifier
+from linnet_agent.verify.keys import load_public_key
 from linnet_agent.verify.manifest import Artifact, parse_manifest
 from linnet_agent.verify.voting import inline_roots
 from linnet_api.reasons import NodeReason
@@ -218,6 +220,37 @@ def test_a_revoked_key_is_told_even_where_it_is_no_authority_any_more(workshop):
     good = workshop.audit.bundle(workshop.statement())
     both = Artifact(artifact.source, artifact.manifest, (*artifact.bundles, good))
     assert workshop.judge(both, policy).decision.allowed
+
+
+def test_a_revoked_key_of_what_is_kept_is_told_however_it_has_signed(workshop):
+    # The key is no authority any more, and cosign's name of it is not the one that is revoked.
+    manifest = annotated(workshop, **SIGNED)
+    found = Artifact(workshop.source, manifest, (workshop.release.bundle(cosign(manifest.digest)),))
+    renamed = json.loads(found.bundles[0])
+    spki = load_public_key(workshop.release.public).spki_hash
+    hint = base64.b64encode(bytes.fromhex(spki)).decode()
+    renamed["verificationMaterial"]["publicKey"]["hint"] = hint
+    found = replace(found, bundles=(canonical_json(renamed),))
+    allowed = workshop.judge(found, workshop.policy(**COSIGN))
+    kept = replace(found, keys=allowed.keys)
+    left = workshop.policy(workshop.audit, **COSIGN)
+    revoked = workshop.policy(
+        workshop.audit, revoked={"keyIds": [workshop.release.key_id]}, **COSIGN
+    )
+
+    assert allowed.keys == (workshop.release.public,)
+    assert workshop.judge(kept, revoked).decision.reason is NodeReason.REVOKED
+    # A key that has only left the policies counts no more, and is not revoked.
+    assert workshop.judge(kept, left).decision.reason is NodeReason.UNTRUSTED_KEY
+
+
+def test_of_what_is_kept_no_key_is_an_authority(workshop):
+    artifact = workshop.artifact(workshop.rogue.bundle(workshop.statement()))
+    kept = replace(artifact, keys=(workshop.rogue.public, "junk"))
+
+    decision = workshop.judge(kept, workshop.policy()).decision
+
+    assert decision.reason is NodeReason.UNTRUSTED_KEY
 
 
 # --- cosign

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,16 @@ def test_a_manifest_comes_back_as_it_was(manifest):
     assert decode_evidence(encode_evidence(kept)) == kept
     assert kept.digests == (digest_of(manifest),)
     assert kept.variant == "onnx"
+
+
+def test_the_keys_that_had_signed_it_come_back(manifest, workshop):
+    found = join_artifact(SOURCE, digest=digest_of(manifest), manifest=manifest, bundles=(b"{}",))
+    kept = replace(found, keys=(workshop.release.public,))
+
+    assert decode_evidence(encode_evidence(kept)) == kept
+    before = json.loads(encode_evidence(kept))  # as it was written before keys were kept
+    del before["keys"]
+    assert decode_evidence(json.dumps(before).encode()) == found
 
 
 def test_a_variant_comes_back_with_its_index(manifest, index):

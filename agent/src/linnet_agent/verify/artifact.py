@@ -64,6 +64,8 @@ class Verified:
     at: datetime
     proofs: tuple[Proof, ...] = ()
     """Every verified signature over the statement; their times have provably passed."""
+    keys: tuple[str, ...] = ()
+    """The public keys, PEM, of those that are by key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,16 @@ def verify_artifact(
         bundles=artifact.bundles,
         node=node,
     )
-    trust = _trust(policies, ceiling, keyless, roots, floor, now, clock_trusted=clock_trusted)
+    trust = _trust(
+        policies,
+        ceiling,
+        keyless,
+        roots,
+        floor,
+        now,
+        clock_trusted=clock_trusted,
+        kept_keys=artifact.keys,
+    )
     return _verify(subject, trust)
 
 
@@ -196,6 +207,7 @@ def _trust(
     now: datetime,
     *,
     clock_trusted: bool = True,
+    kept_keys: Sequence[str] = (),
 ) -> _Trust:
     limits = None if ceiling is None else ceiling.policies
     specs = (*policies.values(), *(limits or ()))
@@ -204,7 +216,7 @@ def _trust(
         limits=limits,
         keyless=keyless if needs_keyless(specs) else None,
         roots=roots or {},
-        keys=_load_keys(public_key_pems(specs)),
+        keys=_load_keys(public_key_pems(specs) | {*kept_keys}),
         floor=floor,
         now=now,
         clock_trusted=clock_trusted,
@@ -247,7 +259,14 @@ def _verify(subject: _Subject, trust: _Trust) -> Verified:
         )
         if decision.allowed:
             allowed.append(
-                Verified(decision, statement, statement.model_digest, trust.now, candidate.proofs)
+                Verified(
+                    decision,
+                    statement,
+                    statement.model_digest,
+                    trust.now,
+                    candidate.proofs,
+                    _pems(candidate.proofs, trust.keys),
+                )
             )
         else:
             refusals.append(decision)
@@ -284,6 +303,14 @@ def _load_keys(pems: Iterable[str]) -> dict[str, VerificationKey]:
         except ValueError:
             continue  # it never counts, and the decision says so
     return keys
+
+
+def _pems(proofs: Sequence[Proof], keys: Mapping[str, VerificationKey]) -> tuple[str, ...]:
+    """Return the keys that have signed, each once."""
+    ids = {proof.signer.key_id for proof in proofs if isinstance(proof.signer, KeySigner)}
+    return tuple(
+        sorted({key.key_id: pem for pem, key in keys.items() if key.key_id in ids}.values())
+    )
 
 
 def _fact(one: Unproved, subject: _Subject, trust: _Trust) -> tuple[NodeReason, str]:

@@ -1,12 +1,15 @@
 """What a revision was allowed on, kept as one JSON document: index, manifest and bundles.
 
 - It is rebuilt from bytes that are hashed again; nothing in the document is believed.
+- The public keys that had signed it then are kept with it: they can only tell a signature by a key
+  that is revoked now.
 - The chain holds: the artifact digest names the index, the index the manifest; or it names the
   manifest; or, where a source has no manifest, the signed statement that stands in for one.
 """
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 from linnet_agent.errors import DigestMismatchError
@@ -29,6 +32,7 @@ def encode_evidence(artifact: Artifact) -> bytes:
         "artifact": artifact.digest,
         "manifest": _encode(artifact.manifest.raw),
         "bundles": [_encode(bundle) for bundle in artifact.bundles],
+        "keys": list(artifact.keys),
     }
     if artifact.index is not None:
         document["index"] = _encode(artifact.index.raw)
@@ -48,10 +52,12 @@ def decode_evidence(raw: bytes) -> Artifact:
         bundles = tuple(_decode(bundle) for bundle in document["bundles"])
         index = _decode(document["index"]) if "index" in document else None
         source, digest = str(document["source"]), str(document["artifact"])
+        keys = tuple(str(pem) for pem in document.get("keys", ()))
     except (KeyError, TypeError) as error:
         msg = f"not evidence: {error!r}"
         raise ValueError(msg) from error
-    return join_artifact(source, digest=digest, manifest=manifest, bundles=bundles, index=index)
+    kept = join_artifact(source, digest=digest, manifest=manifest, bundles=bundles, index=index)
+    return replace(kept, keys=keys)
 
 
 def join_artifact(

@@ -113,6 +113,9 @@ class Artifact:
     bundles: tuple[bytes, ...]
     index: Index | None = None
     """What the manifest was chosen from; it names the manifest's digest."""
+    keys: tuple[str, ...] = ()
+    """Of what was allowed once: the public keys, PEM, that had signed it. They are no authorities;
+    a key that was revoked and has left the policies is known by them."""
 
     @property
     def digest(self) -> str:
