@@ -15,7 +15,8 @@ import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -27,6 +28,7 @@ from aiohttp import web
 from linnet_api.names import DEPLOYMENT_LABEL
 from linnet_operator import handlers, metrics
 from linnet_operator.cache import FleetCache
+from linnet_operator.credentials import Credentials
 from linnet_operator.errors import KubeError, KubeNotFoundError
 from linnet_operator.handlers import WATCHED
 from linnet_operator.heartbeats import Heartbeats
@@ -65,7 +67,7 @@ async def run(settings: Settings) -> None:
         heartbeats = Heartbeats(kube, clock=utc_now, poll_s=settings.lease_poll_s)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         sources = {
-            name: await stack.enter_async_context(PrometheusSource(url))
+            name: await stack.enter_async_context(_prometheus(settings, name, url))
             for name, url in settings.prometheus.items()
         }
         workers = Workers(settings.judge_workers)
@@ -107,6 +109,15 @@ async def run(settings: Settings) -> None:
             end_feed.set()
             await feed
     log.info("operator.stopped")
+
+
+def _prometheus(settings: Settings, name: str, url: str) -> PrometheusSource:
+    directory = settings.prometheus_auth.get(name)
+    return PrometheusSource(
+        url,
+        timeout=timedelta(seconds=settings.prometheus_timeout_s),
+        credentials=Credentials(Path(directory)) if directory else None,
+    )
 
 
 class Health:

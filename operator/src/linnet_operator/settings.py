@@ -35,6 +35,17 @@ class Settings(BaseModel):
         dict[str, str],
         Field(description="Prometheus servers, name=url; a bare url is 'default'."),
     ] = {}
+    prometheus_auth: Annotated[
+        dict[str, str],
+        Field(
+            description="Credentials of Prometheus servers, name=directory with files as in a "
+            "Secret: username and password, or token; tls.crt and tls.key; ca.crt. Read again "
+            "when they change."
+        ),
+    ] = {}
+    prometheus_timeout_s: Annotated[
+        Seconds, Field(description="How long one query may take. Default 10.")
+    ] = 10
     registry_mirrors: Annotated[
         dict[str, str],
         Field(
@@ -73,13 +84,13 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
-    @pydantic.field_validator("prometheus", "registry_mirrors", mode="before")
+    @pydantic.field_validator("prometheus", "prometheus_auth", "registry_mirrors", mode="before")
     @classmethod
     def _read_pairs(cls, value: object, info: pydantic.ValidationInfo) -> object:
         if not isinstance(value, str | list | tuple):
             return value
         texts = value.split(",") if isinstance(value, str) else value
-        bare = "default" if info.field_name == "prometheus" else ""
+        bare = "" if info.field_name == "registry_mirrors" else "default"
         pairs = [_pair(str(text).strip(), bare=bare) for text in texts if str(text).strip()]
         return dict(pairs)
 
@@ -93,6 +104,9 @@ class Settings(BaseModel):
         for url in (*self.prometheus.values(), *self.registry_mirrors.values()):
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not an http(s) URL")
+        unknown = sorted(set(self.prometheus_auth) - set(self.prometheus))
+        if unknown:
+            raise ValueError(f"prometheus_auth: there is no Prometheus {unknown[0]!r}")
         if "" in self.prometheus:
             raise ValueError("prometheus: a name is missing before '='")
         return self
@@ -127,7 +141,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Settings, bool]:
     )
     for name, field in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-").removesuffix("s" if name == "registry_mirrors" else "")
-        repeatable = name in {"prometheus", "registry_mirrors"}
+        repeatable = name in {"prometheus", "prometheus_auth", "registry_mirrors"}
         parser.add_argument(
             flag,
             dest=name,

@@ -49,3 +49,13 @@ def test_mirrors_come_from_the_variable_that_all_parts_share(monkeypatch):
 def test_what_cannot_be_used_is_named(flags, names):
     with pytest.raises(SettingsError, match=names):
         parse_arguments(flags)
+
+
+def test_credentials_belong_to_a_prometheus_that_is_named():
+    settings, _ = parse_arguments(
+        ["--prometheus", "far=https://b", "--prometheus-auth", "far=/etc/linnet/far"]
+    )
+
+    assert settings.prometheus_auth == {"far": "/etc/linnet/far"}
+    with pytest.raises(SettingsError, match="there is no Prometheus 'default'"):
+        parse_arguments(["--prometheus", "far=https://b", "--prometheus-auth", "/etc/linnet"])
