@@ -336,6 +336,9 @@ def _read_root(path: Path) -> bytes:
     if not stat.S_ISREG(found.st_mode) or not _ROOT_NAME.fullmatch(path.stem):
         msg = f"{path.name} is not a file with a name that a policy can write"
         raise ValueError(msg)
+    if found.st_mode & stat.S_IWOTH:
+        msg = f"{path.name} can be written by everybody"
+        raise ValueError(msg)
     with path.open("rb") as file:
         raw = file.read(_MAX_ROOT_BYTES + 1)
     parse_json_object(raw, max_bytes=_MAX_ROOT_BYTES)

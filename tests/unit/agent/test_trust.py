@@ -201,6 +201,14 @@ def test_what_is_no_root_is_none(box, name, content):
     assert set(box.open().roots) == {"fine"}
 
 
+def test_a_root_that_everybody_may_write_is_none(box):
+    box.roots.mkdir()
+    (box.roots / "site7.json").write_bytes(ROOT)
+    (box.roots / "site7.json").chmod(0o666)
+
+    assert box.open().roots == {}
+
+
 def test_what_a_policy_holds_inline_never_takes_the_name_of_a_nodes_root(box, keys):
     box.roots.mkdir()
     (box.roots / "site7.json").write_bytes(ROOT)

@@ -47,6 +47,14 @@ def test_a_file_may_hold_several_policies(workshop, tmp_path):
         pytest.param(lambda pem: _document(pem).split("spec:")[0], id="no spec"),
         pytest.param(lambda pem: _document(pem.replace("M", "!")), id="a broken key"),
         pytest.param(lambda _: "\x00", id="a control character"),
+        pytest.param(lambda _: "[" * 5000, id="deeper than anybody writes"),
+        pytest.param(
+            lambda pem: _document(pem, more="  revoked: {keyIds: []}\n" * 2), id="a field twice"
+        ),
+        pytest.param(
+            lambda pem: _document(pem, more=f"  revoked: {{keyIds: [{'a' * 64}], keyIds: []}}\n"),
+            id="a field twice further in",
+        ),
     ],
 )
 def test_a_ceiling_that_cannot_be_used_refuses_everything(workshop, tmp_path, text):
@@ -55,6 +63,18 @@ def test_a_ceiling_that_cannot_be_used_refuses_everything(workshop, tmp_path, te
 
     with pytest.raises(CeilingError, match="trust"):
         load_ceiling(path)
+
+
+def test_a_ceiling_that_everybody_may_write_refuses_everything(workshop, tmp_path):
+    path = tmp_path / "trust.yaml"
+    path.write_text(_document(workshop.release.public))
+    path.chmod(0o646)
+
+    with pytest.raises(CeilingError, match="written by everybody"):
+        load_ceiling(path)
+
+    path.chmod(0o664)
+    assert load_ceiling(path) is not None
 
 
 def test_a_ceiling_that_cannot_be_read_refuses_everything(tmp_path):

@@ -1,14 +1,16 @@
 """The node's own ceiling: policies that were provisioned with the machine.
 
 - No file: no ceiling; the node says so in its ModelHost.
-- A file that is there and cannot be used refuses everything: a typing error must not open a node.
+- A file that is there and cannot be used refuses everything: a typing error must not open a node,
+  and a name that stands twice is one, for YAML would take the second and drop the first.
+- So does a file that everybody on the machine may write: it would be anybody's ceiling.
 - It can only take away: a model needs the cluster's policies as well.
 """
 
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pydantic
 
@@ -41,6 +43,9 @@ def load_ceiling(path: Path = DEFAULT_PATH) -> Ceiling | None:
         if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
             msg = f"{path} is not a file of at most {_MAX_BYTES} bytes"
             raise CeilingError(msg)
+        if found.st_mode & stat.S_IWOTH:
+            msg = f"{path} can be written by everybody (mode {stat.S_IMODE(found.st_mode):o})"
+            raise CeilingError(msg)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
@@ -61,15 +66,8 @@ def parse_trust_policies(text: str) -> dict[str, TrustPolicySpec]:
         ValueError: There is none, one is not a TrustPolicy, has a field that it does not know
             or a key that cannot be read; the message says which.
     """
-    import yaml  # noqa: PLC0415 - a mebibyte that a node without a ceiling can spare
-
-    try:
-        documents = list(yaml.safe_load_all(text))
-    except yaml.YAMLError as error:
-        msg = f"not YAML: {error}"
-        raise ValueError(msg) from error
     policies: dict[str, TrustPolicySpec] = {}
-    for position, document in enumerate(documents, start=1):
+    for position, document in enumerate(_read_yaml(text), start=1):
         if document is None:
             continue
         name, spec = _parse_document(document, position=position)
@@ -81,6 +79,24 @@ def parse_trust_policies(text: str) -> dict[str, TrustPolicySpec]:
         msg = "no TrustPolicy in it"
         raise ValueError(msg)
     return policies
+
+
+def _read_yaml(text: str) -> list[object]:
+    import yaml  # noqa: PLC0415 - a mebibyte that a node without a ceiling can spare
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as it is overridden
+            names = [name.value for name, _ in node.value]
+            if (twice := next((n for n in names if names.count(n) > 1), None)) is not None:
+                msg = f"{twice!r} stands twice in what begins in line {node.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(None, None, msg, None)
+            return super().construct_mapping(node, deep=deep)
+
+    try:
+        return list(yaml.load_all(text, Loader=Strict))
+    except (yaml.YAMLError, RecursionError) as error:
+        msg = f"not YAML: {error}"
+        raise ValueError(msg) from error
 
 
 def _parse_document(value: object, *, position: int) -> tuple[str, TrustPolicySpec]:
