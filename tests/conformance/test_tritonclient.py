@@ -82,7 +82,7 @@ def test_health_and_metadata(triton):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("echo")
-    assert client.is_model_ready("echo", "0")
+    assert client.is_model_ready("echo", "1")
     assert (
         not client.is_model_ready("echo", "no-such-version")
         if isinstance(client, triton_http.InferenceServerClient)

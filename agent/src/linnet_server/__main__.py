@@ -49,6 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-memory-bytes", metavar="N", help="private memory (default: the machine's)")
     add("--max-body-bytes", metavar="N", help="largest request body (default 64 MiB)")
+    add("--token-file", metavar="FILE", help="bearer tokens, one a line; a request needs one")
+    add("--tls-certificate", metavar="PEM", help="the server's certificate chain")
+    add("--tls-key", metavar="PEM", help="its private key")
+    add("--tls-client-ca", metavar="PEM", help="who issues the certificates that clients need")
+    add(
+        "--allow-network",
+        action="store_const",
+        const=True,
+        help="listen on the network without tokens: something else keeps strangers off",
+    )
+    add("--access-log", action="store_const", const=True, help="write a line for each request")
     add("--model", metavar="NAME=PATH", action="append", help="serve a bare file, without an agent")
     add(
         "--allow-unverified",

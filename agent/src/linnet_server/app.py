@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from linnet_server.access import Access, AccessError, open_access
+from linnet_server.access_log import log_http
 from linnet_server.catalog import Catalog
 from linnet_server.control import BODY_LIMIT_BYTES, ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
@@ -54,8 +56,13 @@ async def serve(settings: Settings) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Raises:
-        StartError: An address is taken, or the control socket cannot be made.
+        StartError: An address is taken, the control socket cannot be made, or a file of tokens or
+            certificates is of no use.
     """
+    try:
+        access = open_access(settings.token_file, settings.tls)
+    except AccessError as exc:
+        raise StartError(str(exc)) from exc
     stopping = asyncio.Event()
     limit_memory(settings.max_memory_bytes)
     loop = asyncio.get_running_loop()
@@ -65,13 +72,20 @@ async def serve(settings: Settings) -> None:
         control_socket = None
         if settings.control_path is not None:
             control_socket = cleanup.enter_context(_bind_unix(settings.control_path))
-        async with asyncio.TaskGroup() as background:
-            await _run(settings, http_socket, control_socket, stopping, background)
+        failure: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as background:
+                await _run(settings, access, http_socket, control_socket, stopping, background)
+        except* StartError as group:
+            failure = group.exceptions[0]
+        if failure is not None:
+            raise failure
     log.info("server.stopped")
 
 
 async def _run(
     settings: Settings,
+    access: Access,
     http_socket: socket.socket,
     control_socket: socket.socket | None,
     stopping: asyncio.Event,
@@ -92,9 +106,15 @@ async def _run(
         replace=settings.replace,
     )
     plane = DataPlane(catalog, deadline_s=settings.deadline_s, new_id=number_ids(uuid.uuid4().hex))
-    public = PublicApp(plane, metrics, stopping=stopping)
+    public = PublicApp(plane, metrics, stopping=stopping, tokens=access.tokens)
     listeners: list[Listener] = [
-        HttpListener(public.respond, http_socket, max_body_bytes=settings.max_body_bytes)
+        HttpListener(
+            public.respond,
+            http_socket,
+            max_body_bytes=settings.max_body_bytes,
+            tls=access.tls_context,
+            observe=log_http if settings.access_log else None,
+        )
     ]
     if control_socket is not None:
         control = ControlApp(catalog, settings.root.resolve())
@@ -103,7 +123,7 @@ async def _run(
         )
     ports = [http_socket.getsockname()[1]]
     if settings.grpc is not None:
-        grpc_listener = _bind_grpc(plane, settings.grpc, settings.max_body_bytes, stopping)
+        grpc_listener = _bind_grpc(plane, settings.grpc, settings, access, stopping)
         listeners.append(grpc_listener)
         ports.append(grpc_listener.port)
     async with asyncio.TaskGroup() as tasks:
@@ -175,13 +195,22 @@ def _remove_stale(path: Path) -> None:
 
 
 def _bind_grpc(
-    plane: DataPlane, address: str, max_body_bytes: int, stopping: asyncio.Event
+    plane: DataPlane,
+    address: str,
+    settings: Settings,
+    access: Access,
+    stopping: asyncio.Event,
 ) -> "GrpcListener":
     from linnet_server.public_grpc import GrpcListener  # noqa: PLC0415 - 10 MiB, where wanted
 
     try:
         return GrpcListener(
-            plane, address=address, max_body_bytes=max_body_bytes, stopping=stopping
+            plane,
+            address=address,
+            max_body_bytes=settings.max_body_bytes,
+            stopping=stopping,
+            access=access,
+            access_log=settings.access_log,
         )
     except OSError as exc:
         raise StartError(str(exc)) from exc

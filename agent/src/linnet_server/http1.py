@@ -17,6 +17,7 @@ import asyncio
 import collections
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from time import monotonic
@@ -72,6 +73,9 @@ class Response(NamedTuple):
 Handler = Callable[[Request], Response | Awaitable[Response]]
 """Answers a request, at once or later; it raises nothing."""
 
+Observe = Callable[[Request, Response, float], None]
+"""Is told of every answer, and of the seconds between the request's last byte and it."""
+
 
 def json_response(
     document: Mapping[str, Any], status: int = 200, headers: Iterable[Header] = ()
@@ -109,11 +113,23 @@ class HttpListener:
         handler: Answers the requests.
         sock: Bound; it is listened on here.
         max_body_bytes: A longer body is a 413.
+        tls: What connections must speak; None: nothing but HTTP.
+        observe: For the access log; None: there is none.
     """
 
-    def __init__(self, handler: Handler, sock: socket.socket, *, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        sock: socket.socket,
+        *,
+        max_body_bytes: int,
+        tls: ssl.SSLContext | None = None,
+        observe: Observe | None = None,
+    ) -> None:
         self.handler: Final = handler
         self.max_body_bytes: Final = max_body_bytes
+        self.tls: Final = tls
+        self.observe: Final = observe
         self.stopping = False
         self._socket = sock
         self._connections: set[_Connection] = set()
@@ -127,7 +143,16 @@ class HttpListener:
         create = loop.create_server
         if self._socket.family == socket.AF_UNIX:
             create = loop.create_unix_server  # type: ignore[assignment]  # the same, by path
-        self._server = await create(lambda: _Connection(self), sock=self._socket, backlog=2048)
+        tls: dict[str, Any] = {}
+        if self.tls is not None:
+            tls = {
+                "ssl": self.tls,
+                "ssl_handshake_timeout": HEAD_S,
+                "ssl_shutdown_timeout": LINGER_S,
+            }
+        self._server = await create(
+            lambda: _Connection(self), sock=self._socket, backlog=2048, **tls
+        )
 
     async def stop(self, grace_s: float) -> None:
         """Take no new requests; those under way have ``grace_s`` seconds to end."""
@@ -181,6 +206,7 @@ class _Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._since = monotonic()
         """When this phase began: idle, reading, answering, or lingering."""
+        self._asked_at = self._since
         self._reading = False
         self._lingering = False
         self._fresh = True
@@ -207,6 +233,8 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the connection while there is something to answer: a half-close is allowed."""
         self._ended = True
+        if self._listener.tls is not None:
+            return False  # TLS has no half-close
         return self._task is not None or bool(self._waiting)
 
     def pause_writing(self) -> None:
@@ -335,6 +363,7 @@ class _Connection(asyncio.Protocol):
                 return
             request, keep, old = self._waiting.popleft()
             self._fresh = False
+            self._asked_at = monotonic()
             answer = self._listener.handler(request)
             if isinstance(answer, Response):
                 self._write(answer, request, keep=keep, old=old)
@@ -374,6 +403,8 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.writelines((b"".join(lines), response.body))
         self._since = monotonic()
+        if self._listener.observe is not None:
+            self._listener.observe(request, response, self._since - self._asked_at)
         if not keep:
             self._transport.close()
 
@@ -412,7 +443,8 @@ def _path_of(url: bytes) -> str:
     if not path.startswith(b"/"):  # absolute form, as proxies write it
         path = httptools.parse_url(url).path or b"/"
     text = path.decode("ascii", "replace")
-    return unquote(text) if "%" in text else text
+    # An encoded slash stays one: it parts nothing, here as in a proxy that has looked before.
+    return unquote(text) if "%" in text and "%2f" not in text.lower() else text
 
 
 def read_length(request: Request, name: bytes) -> int | None:

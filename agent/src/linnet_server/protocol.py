@@ -3,7 +3,9 @@
 - Whatever is wrong with a request is a BadRequestError with a sentence, before the runtime sees
   anything.
 - Binary tensors: the body is JSON, then raw tensors in the order of the inputs; the header
-  `Inference-Header-Content-Length` gives the length of the JSON.
+  `Inference-Header-Content-Length` gives the length of the JSON. Where it is 0, the body is the one
+  input of the model, and its shape follows from its size.
+- JSON is bounded: while it is read, nobody else is answered. Tensors of many values come binary.
 - Pure: no sockets, no sessions, no clock.
 
 Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_binary_data.md`.
@@ -15,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from linnet_server.errors import BadRequestError
+from linnet_server.errors import BadRequestError, TooLargeError
 from linnet_server.tensors import (
     Array,
     TensorSpec,
@@ -24,6 +26,8 @@ from linnet_server.tensors import (
     decode_json,
     encode_binary,
     encode_json,
+    frame_bytes,
+    guess_shape,
     total_elements,
 )
 
@@ -35,6 +39,9 @@ _NAMES_LIMIT: Final = 400
 
 ID_LIMIT: Final = 256
 """Characters of a request id: the ids of recent requests are kept for feedback."""
+
+JSON_LIMIT_BYTES: Final = 16 << 20
+"""JSON of this size takes some 0.3 s to read, in one go; as a binary tensor it takes none."""
 
 
 def server_metadata() -> dict[str, Any]:
@@ -124,8 +131,13 @@ def parse_infer(
     Raises:
         BadRequestError: It is no request, or it does not fit the model.
     """
+    if json_bytes == 0:
+        feeds = _read_raw_input(body, signature.inputs)
+        return InferRequest(
+            None, feeds, signature.want_all(binary=True), total_elements(feeds.values())
+        )
     document, raw = _split(body, json_bytes)
-    feeds = _read_inputs(document.get("inputs"), raw, signature.inputs)
+    feeds = _read_inputs(document.get("inputs"), raw, signature.inputs, _may_hold_booleans(body))
     binary = _read_parameter(document, "binary_data_output") is True
     return InferRequest(
         read_id(document.get("id")),
@@ -179,7 +191,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
     Raises:
         BadRequestError: It is not JSON, or not an object.
+        TooLargeError: It is more JSON than is read.
     """
+    if len(body) > JSON_LIMIT_BYTES:
+        raise TooLargeError(
+            f"{len(body)} bytes of JSON, {JSON_LIMIT_BYTES} are read: send binary tensors"
+        )
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -252,6 +269,22 @@ def refuse_extensions(what: str, parameters: Mapping[str, object]) -> None:
             raise BadRequestError(f"{what}: this server does not have the extension '{name}'")
 
 
+def _may_hold_booleans(body: bytes) -> bool:
+    """Tell whether values need a look one by one: NumPy takes a boolean among numbers for one."""
+    return b"true" in body or b"false" in body
+
+
+def _read_raw_input(body: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    """Return the one input whose bytes are the whole body."""
+    if len(specs) != 1:
+        raise BadRequestError(f"a raw body is one input; the model has {len(specs)}")
+    ((name, spec),) = specs.items()
+    raw = memoryview(body)
+    if spec.datatype == "BYTES":
+        raw = memoryview(frame_bytes(body))
+    return {name: decode_binary(spec, guess_shape(spec, len(body)), raw)}
+
+
 def _split(body: bytes, json_bytes: int | None) -> tuple[dict[str, Any], memoryview | None]:
     if json_bytes is None:
         return parse_object(body), None
@@ -263,7 +296,10 @@ def _split(body: bytes, json_bytes: int | None) -> tuple[dict[str, Any], memoryv
 
 
 def _read_inputs(
-    tensors: object, raw: memoryview | None, specs: Mapping[str, TensorSpec]
+    tensors: object,
+    raw: memoryview | None,
+    specs: Mapping[str, TensorSpec],
+    booleans: bool,  # noqa: FBT001 - private, one caller
 ) -> dict[str, Array]:
     if not isinstance(tensors, list):
         raise BadRequestError("'inputs' must be a list of tensors")
@@ -279,7 +315,7 @@ def _read_inputs(
         shape = check_shape(spec, tensor.get("shape"), symbols)
         size = _read_parameter(tensor, "binary_data_size")
         if size is None:
-            feeds[name] = decode_json(spec, shape, tensor.get("data"))
+            feeds[name] = decode_json(spec, shape, tensor.get("data"), booleans=booleans)
         else:
             chunk = _cut(name, raw, at, size)
             feeds[name] = decode_binary(spec, shape, chunk)

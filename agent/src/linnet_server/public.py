@@ -4,6 +4,8 @@
 - Every answer names the revision and the model digest that it comes from, in `parameters` and in
   headers.
 - Nothing here changes what is served: models come and go by the control socket alone.
+- A request names models, never files: no path of a client's reaches the disk.
+- Where there are tokens, all but liveness and readiness needs one.
 
 Paths, all below `/v2`: `health/live`, `health/ready`, `models/{name}[/versions/{v}]` and below that
 `/ready` and `/infer`, `models/{name}/feedback`; and `/metrics`.
@@ -14,7 +16,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from linnet_server.access import Tokens
 from linnet_server.catalog import LoadedRevision
+from linnet_server.coding import inflate
 from linnet_server.dataplane import DataPlane
 from linnet_server.errors import (
     BadRequestError,
@@ -43,29 +47,45 @@ from linnet_server.protocol import (
     server_metadata,
 )
 from linnet_server.tensors import Array
+from linnet_server.tracing import ANSWER_HEADER as TRACE_ANSWER_HEADER
+from linnet_server.tracing import HEADER as TRACE_HEADER
+from linnet_server.tracing import read_trace
 
 _JSON_BYTES_HEADER: Final = b"inference-header-content-length"
 _BINARY: Final = (b"content-type", b"application/octet-stream")
+_OPEN_PATHS: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
 _METRICS: Final = (b"content-type", CONTENT_TYPE.encode())
 
 
 class PublicApp:
     """Answers what comes in at the HTTP address."""
 
-    def __init__(self, plane: DataPlane, metrics: Metrics, *, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: Metrics,
+        *,
+        stopping: asyncio.Event,
+        tokens: Tokens | None = None,
+    ) -> None:
         self._plane = plane
         self._catalog = plane.catalog
         self._metrics = metrics
         self._stopping = stopping
+        self._tokens = tokens
         self._server = server_metadata()
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Answer one request, at once where that is possible."""
         try:
+            if self._tokens is not None and request.path not in _OPEN_PATHS:
+                self._tokens.check(request.headers.get(b"authorization"))
             answer = self._respond(request)
         except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
-            return _explain(request, error)
-        return answer if isinstance(answer, Response) else _explain_later(request, answer)
+            answer = _explain(request, error)
+        if isinstance(answer, Response):
+            return _trace(request, answer) if TRACE_HEADER in request.headers else answer
+        return _explain_later(request, answer)
 
     def _respond(self, request: Request) -> Response | Awaitable[Response]:
         match request.path.split("/")[1:]:
@@ -116,7 +136,9 @@ class PublicApp:
     ) -> Response | Awaitable[Response]:
         def parse(signature: Signature) -> InferRequest:
             json_bytes = read_length(request, _JSON_BYTES_HEADER)
-            return parse_infer(request.body, json_bytes=json_bytes, signature=signature)
+            coding = request.headers.get(b"content-encoding")
+            body = request.body if coding is None else inflate(request.body, coding)
+            return parse_infer(body, json_bytes=json_bytes, signature=signature)
 
         return self._plane.infer(name, version, parse=parse, render=_render)
 
@@ -134,9 +156,18 @@ class PublicApp:
 
 async def _explain_later(request: Request, answer: Awaitable[Response]) -> Response:
     try:
-        return await answer
+        response = await answer
     except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
-        return _explain(request, error)
+        response = _explain(request, error)
+    return _trace(request, response) if TRACE_HEADER in request.headers else response
+
+
+def _trace(request: Request, response: Response) -> Response:
+    """Return ``response`` with our span in the client's trace, where it has named one."""
+    trace = read_trace(request.headers.get(TRACE_HEADER))
+    if trace is None:
+        return response
+    return response._replace(headers=(*response.headers, (TRACE_ANSWER_HEADER, trace.answer)))
 
 
 def _explain(request: Request, error: Exception) -> Response:

@@ -13,15 +13,18 @@ The module `grpc` costs 10 MiB: it is imported where an address is given, and no
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from linnet_server import inference_pb2 as pb
+from linnet_server.access import Access, TlsFiles
+from linnet_server.access_log import log_grpc
 from linnet_server.catalog import LoadedRevision
 from linnet_server.dataplane import DataPlane
-from linnet_server.errors import NotReadyError, ServerError
+from linnet_server.errors import BadRequestError, NotReadyError, ServerError
 from linnet_server.protocol import InferRequest, Signature, server_metadata
 from linnet_server.protocol_grpc import (
     parse_infer_message,
@@ -29,6 +32,7 @@ from linnet_server.protocol_grpc import (
     render_metadata_message,
 )
 from linnet_server.tensors import Array
+from linnet_server.tracing import Trace, read_trace
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +42,17 @@ _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
     405: grpc.StatusCode.UNIMPLEMENTED,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+CONNECTION_AGE_S: Final = 600
+CONNECTION_GRACE_S: Final = 120
+"""A connection is asked to end after the one, and ended after the other: a call that has begun and
+never says its message to the end would stay for ever. Clients connect again by themselves."""
 
 _FRAME_BYTES: Final = 64 << 10
 """What a message may have beside its tensors."""
@@ -56,11 +66,20 @@ class GrpcListener:
     """The gRPC address."""
 
     def __init__(
-        self, plane: DataPlane, *, address: str, max_body_bytes: int, stopping: asyncio.Event
+        self,
+        plane: DataPlane,
+        *,
+        address: str,
+        max_body_bytes: int,
+        stopping: asyncio.Event,
+        access: Access,
+        access_log: bool,
     ) -> None:
         self._plane = plane
         self._catalog = plane.catalog
         self._stopping = stopping
+        self._tokens = access.tokens
+        self._log = log_grpc if access_log else None
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", max_body_bytes + _FRAME_BYTES),
@@ -72,12 +91,14 @@ class GrpcListener:
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.max_connection_idle_ms", 600_000),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_S * 1000),
+                ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_S * 1000),
             )
         )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, self._methods()),)
         )
-        self.port: Final[int] = _bind(self._server, address)
+        self.port: Final[int] = _bind(self._server, address, access.tls)
 
     async def start(self) -> None:
         """Listen."""
@@ -89,13 +110,57 @@ class GrpcListener:
 
     def _methods(self) -> dict[str, Any]:
         return {
-            "ServerLive": _unary(pb.ServerLiveRequest, self._server_live),
-            "ServerReady": _unary(pb.ServerReadyRequest, self._server_ready),
-            "ModelReady": _unary(pb.ModelReadyRequest, self._model_ready),
-            "ServerMetadata": _unary(pb.ServerMetadataRequest, self._server_metadata),
-            "ModelMetadata": _unary(pb.ModelMetadataRequest, self._model_metadata),
-            "ModelInfer": _unary(pb.ModelInferRequest, self._model_infer),
+            "ServerLive": self._unary(pb.ServerLiveRequest, self._server_live, is_open=True),
+            "ServerReady": self._unary(pb.ServerReadyRequest, self._server_ready, is_open=True),
+            "ModelReady": self._unary(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": self._unary(pb.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": self._unary(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelInfer": self._unary(pb.ModelInferRequest, self._model_infer),
         }
+
+    def _unary(
+        self,
+        question: type[Question],
+        answer: Callable[[Question, Context], Awaitable[Message]],
+        *,
+        is_open: bool = False,
+    ) -> Any:  # noqa: ANN401 - grpc has no types
+        """Return ``answer`` as a method whose errors are statuses with a sentence.
+
+        Args:
+            question: The message that it takes.
+            answer: What answers it.
+            is_open: Whether it needs no token.
+        """
+        name = question.DESCRIPTOR.name.removesuffix("Request")
+
+        async def handle(raw: bytes, context: Context) -> Message:
+            asked_at = monotonic()
+            asked = dict(context.invocation_metadata() or ())
+            trace = read_trace(_to_bytes(asked.get("traceparent")))
+            if trace is not None:
+                context.set_trailing_metadata(_trail(trace))
+            code = "OK"
+            try:
+                if self._tokens is not None and not is_open:
+                    self._tokens.check(_to_bytes(asked.get("authorization")))
+                return await answer(_parse(question, raw), context)
+            except ServerError as error:
+                code = _CODES[error.status].name
+                await context.abort(_CODES[error.status], str(error), _tell(error, trace))
+            except Exception:
+                code = "INTERNAL"
+                log.exception("server.unexpected", extra={"path": name})
+                await context.abort(
+                    grpc.StatusCode.INTERNAL, "the server failed; its log says why", _trail(trace)
+                )
+            finally:
+                if self._log is not None:
+                    self._log(name, code, monotonic() - asked_at, trace)
+            raise AssertionError("abort raises")
+
+        # No deserializer: what it cannot read would be an error of the server's, with a traceback.
+        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialize)
 
     async def _server_live(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -152,38 +217,46 @@ def _render(
     )
 
 
-def _unary(
-    question: type[Question], answer: Callable[[Question, Context], Awaitable[Message]]
-) -> Any:  # noqa: ANN401 - grpc has no types
-    """Return ``answer`` as a method whose errors are statuses with a sentence."""
+def _tell(error: ServerError, trace: Trace | None) -> tuple[tuple[str, str], ...]:
+    """Return what stands beside the sentence of ``error``."""
+    trailing = [(name.decode(), value.decode()) for name, value in error.asked]
+    if error.retry_after_s:
+        trailing.append(("retry-after", str(error.retry_after_s)))
+    return (*trailing, *_trail(trace))
 
-    async def handle(message: Question, context: Context) -> Message:
-        try:
-            return await answer(message, context)
-        except ServerError as error:
-            trailing = [(name.decode(), value.decode()) for name, value in error.asked]
-            if error.retry_after_s:
-                trailing.append(("retry-after", str(error.retry_after_s)))
-            await context.abort(_CODES[error.status], str(error), tuple(trailing))
-        except Exception:
-            log.exception("server.unexpected", extra={"path": answer.__name__.lstrip("_")})
-            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
-        raise AssertionError("abort raises")
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle,
-        request_deserializer=question.FromString,
-        response_serializer=_serialize,
-    )
+def _trail(trace: Trace | None) -> tuple[tuple[str, str], ...]:
+    return () if trace is None else (("traceresponse", trace.answer.decode()),)
+
+
+def _to_bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _parse(question: type[Question], raw: bytes) -> Question:
+    try:
+        message: Question = question.FromString(raw)
+    except DecodeError as exc:
+        raise BadRequestError(f"this is no {question.DESCRIPTOR.name}") from exc
+    return message
 
 
 def _serialize(message: Message) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def _bind(server: Any, address: str) -> int:  # noqa: ANN401 - grpc has no types
+def _bind(server: Any, address: str, tls: TlsFiles | None) -> int:  # noqa: ANN401 - grpc has no types
     try:
-        port: int = server.add_insecure_port(address)
+        if tls is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, _open_credentials(tls)))
     except RuntimeError as exc:
         raise OSError(f"cannot listen on {address} for gRPC: is the port taken?") from exc
-    return port
+
+
+def _open_credentials(tls: TlsFiles) -> object:
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=None if tls.client_ca is None else tls.client_ca.read_bytes(),
+        require_client_auth=tls.client_ca is not None,
+    )

@@ -117,7 +117,7 @@ def unverified_revision(name: str, path: Path) -> RevisionFiles:
             namespace="unverified",
             deployment=name,
             revision="unverified",
-            number=0,
+            number=1,
             model_digest="unverified",
             serving_name=name,
         ),

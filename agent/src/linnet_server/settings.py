@@ -10,6 +10,7 @@ from typing import Annotated, Final, Self
 
 import pydantic
 
+from linnet_server.access import TlsFiles, is_loopback
 from linnet_server.batching import BatchLimits
 
 PREFIX: Final = "LINNET_SERVER_"
@@ -31,7 +32,7 @@ class Settings(pydantic.BaseModel):
     http: _Address = pydantic.Field(
         default="127.0.0.1:8080",
         description="Where clients and Prometheus reach the server; port 0 takes a free one. "
-        "Loopback by default: the protocol has no authentication.",
+        "Another address than loopback needs token_file, tls_client_ca or allow_network.",
     )
     grpc: _Address | None = pydantic.Field(
         default=None,
@@ -106,6 +107,27 @@ class Settings(pydantic.BaseModel):
     max_body_bytes: int = pydantic.Field(
         default=64 * 2**20, ge=1024, description="Bytes of a request's body; more is 413."
     )
+    token_file: Path | None = pydantic.Field(
+        default=None,
+        description="Bearer tokens, one a line; requests over HTTP and gRPC need one of them. "
+        "Liveness and readiness do not.",
+    )
+    tls_certificate: Path | None = pydantic.Field(
+        default=None, description="PEM: the server's certificate chain, for HTTP and gRPC."
+    )
+    tls_key: Path | None = pydantic.Field(default=None, description="PEM: its private key.")
+    tls_client_ca: Path | None = pydantic.Field(
+        default=None, description="PEM: clients need a certificate that one of these has issued."
+    )
+    allow_network: bool = pydantic.Field(
+        default=False,
+        description="Listen on the network although anybody may ask: something else keeps them "
+        "off, such as the chart's NetworkPolicy.",
+    )
+    access_log: bool = pydantic.Field(
+        default=False,
+        description="A line for each request. Off: at full load it is the larger half of the work.",
+    )
     model: dict[str, Path] = pydantic.Field(
         default={}, description="NAME=PATH: serve a bare file, without an agent."
     )
@@ -118,6 +140,28 @@ class Settings(pydantic.BaseModel):
         if self.model and not self.allow_unverified:
             raise ValueError("--model needs --allow-unverified: nothing has verified that file")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _refuse_open_network(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key come together")
+        if self.tls_client_ca is not None and self.tls_key is None:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        guarded = self.token_file or self.tls_client_ca or self.allow_network
+        for address in (self.http, self.grpc):
+            if address is not None and not guarded and not is_loopback(address):
+                raise ValueError(
+                    f"{address} is not loopback: that needs --token-file, --tls-client-ca, or "
+                    "--allow-network where something else keeps strangers off"
+                )
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """What HTTP and gRPC speak TLS with; None where they do not."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def standalone(self) -> bool:

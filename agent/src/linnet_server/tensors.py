@@ -42,6 +42,9 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 # is.
 assert sys.byteorder == "little"
 
+SIZE_LIMIT: Final = 2**31 - 1
+"""Elements of a tensor, were none of its dimensions empty: NumPy has no empty array beyond."""
+
 _LENGTH_BYTES: Final = 4
 
 
@@ -91,13 +94,40 @@ def check_shape(spec: TensorSpec, shape: object, symbols: dict[str, int]) -> tup
                 )
     if not fits:
         raise BadRequestError(
-            f"input '{spec.name}': shape {shape} does not fit {spec.metadata()['shape']}"
+            f"input '{spec.name}': shape {shape!s:.200} does not fit {spec.metadata()['shape']}"
         )
+    if 0 in shape and math.prod(filter(None, shape)) > SIZE_LIMIT:
+        raise BadRequestError(f"input '{spec.name}': shape {shape!s:.200} is beyond all bounds")
     return tuple(shape)
 
 
-def decode_json(spec: TensorSpec, shape: tuple[int, ...], data: object) -> Array:
+def guess_shape(spec: TensorSpec, size_bytes: int) -> tuple[int, ...]:
+    """Return the shape of an input of ``size_bytes`` that came without one.
+
+    Raises:
+        BadRequestError: The model's metadata and the size leave more than one, or none.
+    """
+    count = size_bytes // DTYPES[spec.datatype].itemsize if spec.datatype != "BYTES" else 1
+    known = math.prod(dim for dim in spec.shape if isinstance(dim, int))
+    dynamic = sum(isinstance(dim, str) for dim in spec.shape)
+    if dynamic > 1 or known == 0 or count % known:
+        raise BadRequestError(
+            f"input '{spec.name}': {size_bytes} raw bytes do not tell a shape of "
+            f"{spec.metadata()['shape']}"
+        )
+    return tuple(dim if isinstance(dim, int) else count // known for dim in spec.shape)
+
+
+def decode_json(
+    spec: TensorSpec, shape: tuple[int, ...], data: object, *, booleans: bool = True
+) -> Array:
     """Return the array of an input whose data came as JSON.
+
+    Args:
+        spec: The model's input.
+        shape: Its shape, checked.
+        data: What the request says.
+        booleans: Whether there may be booleans in ``data``.
 
     Raises:
         BadRequestError: Wrong count, wrong nesting, or a value that the datatype cannot hold.
@@ -113,6 +143,8 @@ def decode_json(spec: TensorSpec, shape: tuple[int, ...], data: object) -> Array
         raise BadRequestError(
             f"input '{spec.name}': 'data' is not a regular array of numbers"
         ) from exc
+    if booleans and dtype.kind in "iuf" and _holds_booleans(data):
+        raise BadRequestError(f"input '{spec.name}': 'data' does not hold {spec.datatype} values")
     count = math.prod(shape)
     if raw.shape != shape and (raw.ndim != 1 or raw.size != count):
         raise BadRequestError(
@@ -175,7 +207,7 @@ def encode_json(array: Array) -> Array | list[str]:
 def encode_binary(array: Array) -> bytes:
     """Return ``array`` as the raw bytes of the binary tensor extension."""
     if array.dtype.kind in "OUS":
-        return b"".join(_frame(element) for element in array.reshape(-1).tolist())
+        return b"".join(frame_bytes(element) for element in array.reshape(-1).tolist())
     return np.ascontiguousarray(array).tobytes()
 
 
@@ -222,6 +254,12 @@ def _convert(spec: TensorSpec, raw: Array, dtype: np.dtype[Any]) -> Array:
             return raw
 
 
+def _holds_booleans(data: list[Any]) -> bool:
+    return any(
+        _holds_booleans(one) if isinstance(one, list) else isinstance(one, bool) for one in data
+    )
+
+
 def _read_large_integers(data: list[Any], guess: Array) -> Array:
     """Return integers above 2**63 exactly, where NumPy has guessed floats; or the guess."""
     exact = np.array(data, np.object_)
@@ -256,7 +294,8 @@ def _to_strings(spec: TensorSpec, elements: Sequence[bytes | memoryview]) -> Arr
     return array
 
 
-def _frame(element: str | bytes) -> bytes:
+def frame_bytes(element: str | bytes) -> bytes:
+    """Return an element of BYTES with its length before it."""
     payload = element.encode() if isinstance(element, str) else element
     return len(payload).to_bytes(_LENGTH_BYTES, "little") + payload
 
