@@ -1,6 +1,7 @@
 """``linnet explain``: why is it there, and what happens next?
 
 - ``--verify`` computes every recorded decision again, from its evidence alone.
+- ``--decision``, ``--metric`` and ``--node`` print how one was computed: inputs, formulas, numbers.
 """
 
 import argparse
@@ -27,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute every recorded decision again; 0 only where all agree",
     )
+    parser.add_argument(
+        "--decision",
+        metavar="N",
+        type=int,
+        help="how decision N was computed (default: the newest)",
+    )
+    parser.add_argument("--metric", metavar="NAME", help="of a comparison or threshold alone")
+    parser.add_argument("--node", metavar="NODE", help="what one node adds to it")
     parser.add_argument("--rollout", metavar="NAME", help="an older rollout (default: the newest)")
     add_cluster_options(parser)
 
@@ -44,7 +53,9 @@ def run(args: argparse.Namespace, world: World) -> int:
         rollout=args.rollout,
     )[0]
     if args.verify:
-        return verify(kube, records.rollout, namespace=namespace, world=world)
+        return verify(kube, records.rollout, namespace=namespace, world=world, only=args.decision)
+    if args.decision is not None or args.metric or args.node:
+        return show(kube, records.rollout, args, namespace=namespace, world=world)
     width = max(60, world.size()[0] - 1) if world.terminal else 110
     paint = paint_for(args, world)
     lines = explain(
@@ -59,7 +70,60 @@ def run(args: argparse.Namespace, world: World) -> int:
     return Exit.OK
 
 
-def verify(kube: Kube, rollout: Json | None, *, namespace: str, world: World) -> int:
+def show(
+    kube: Kube, rollout: Json | None, args: argparse.Namespace, *, namespace: str, world: World
+) -> int:
+    """Print how one decision was computed, from its record alone."""
+    from linnet_cli.workings import show_workings  # noqa: PLC0415 - the judge is slow to import
+    from linnet_operator.evidence import (  # noqa: PLC0415 - the same
+        EvidenceRecordError,
+        read_config_map,
+        recompute,
+    )
+
+    title, reference = _find_evidence(rollout, wanted=args.decision)
+    try:
+        again = recompute(read_config_map(read_evidence(kube, reference, namespace=namespace)))
+        lines = show_workings(again, metric=args.metric, node=args.node)
+    except EvidenceRecordError as error:
+        raise NotFoundError(f"{title}: {error}. {error.remedy}") from error
+    except LookupError as error:
+        raise NotFoundError(f"{title}: {error.args[0]}") from error
+    head = [title, f"  {'record'.ljust(12)} ConfigMap {reference['name']}, sha256 {again.sha256}"]
+    world.show("\n".join([*head, *lines]))
+    return Exit.OK
+
+
+def _find_evidence(rollout: Json | None, *, wanted: int | None) -> tuple[str, Json]:
+    """Return the title and the evidence of a decision; of the newest where none is wanted."""
+    name = rollout["metadata"]["name"] if rollout else "it"
+    status = (rollout or {}).get("status") or {}
+    decisions = [d for d in status.get("decisions") or () if wanted in (None, d["n"])]
+    if wanted is not None and not decisions:
+        known = ", ".join(str(d["n"]) for d in status.get("decisions") or ()) or "none"
+        raise NotFoundError(f"{name} has no decision {wanted}; it has: {known}")
+    judged = [d for d in decisions if d.get("evidence")]
+    if judged:
+        last = judged[-1]
+        title = (
+            f"{name} decision {last['n']}, step {last['step']}: {last['verdict']}, {last['action']}"
+        )
+        return title, last["evidence"]
+    if wanted is not None:
+        raise NotFoundError(f"{name} decision {wanted} rests on no metrics")
+    if status.get("evidence"):
+        return f"{name}: what was learned before the first step", status["evidence"]
+    raise NotFoundError(f"{name} has judged no metrics yet")
+
+
+def verify(
+    kube: Kube,
+    rollout: Json | None,
+    *,
+    namespace: str,
+    world: World,
+    only: int | None = None,
+) -> int:
     """Compute every decision of the rollout again, from its ConfigMap and nothing else.
 
     Returns:
@@ -72,7 +136,8 @@ def verify(kube: Kube, rollout: Json | None, *, namespace: str, world: World) ->
     )
 
     name = rollout["metadata"]["name"] if rollout else ""
-    decisions = ((rollout or {}).get("status") or {}).get("decisions") or ()
+    recorded = ((rollout or {}).get("status") or {}).get("decisions") or ()
+    decisions = [decision for decision in recorded if only in (None, decision["n"])]
     agreed = judged = 0
     for decision in decisions:
         what = f"{name} decision {decision['n']}, step {decision['step']}: {decision['verdict']}, "
