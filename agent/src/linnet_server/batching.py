@@ -93,6 +93,8 @@ class BatchingLane:
         self._queue: collections.deque[_Ask] = collections.deque()
         self._under_way: set[_Batch] = set()
         self._stopped = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._alarm: asyncio.TimerHandle | None = None
         self._threads: Final = concurrent.futures.ThreadPoolExecutor(instances, "linnet-run")
 
@@ -150,6 +152,10 @@ class BatchingLane:
         for batch in self._under_way:
             batch.options.terminate = True
 
+    async def wait_idle(self) -> None:
+        """Keep the contract of `Lane.wait_idle`."""
+        await self._idle.wait()
+
     def close(self) -> None:
         """Start no more threads; what runs ends by itself."""
         self._threads.shutdown(wait=False)
@@ -192,6 +198,7 @@ class BatchingLane:
             self._queue.remove(ask)
             ask.batch = batch
         self._under_way.add(batch)
+        self._idle.clear()
         self._observe_rows(_count_rows(asks))
         job = self._threads.submit(batch.run)
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish, batch, job))
@@ -200,6 +207,8 @@ class BatchingLane:
         self, batch: "_Batch", job: concurrent.futures.Future[tuple[list[Answer], bool]]
     ) -> None:
         self._under_way.discard(batch)
+        if not self._under_way:
+            self._idle.set()
         answers, by_rows = job.result()
         if not by_rows and self._together:
             log.warning("server.batch.refused", extra={"reason": "not a row for a row"})

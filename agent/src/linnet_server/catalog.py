@@ -462,6 +462,12 @@ class Catalog:
                 loaded.lane.stop()
                 await loaded.wait_unused()
             loaded.lane.close()
+            try:
+                async with asyncio.timeout(self._drain_s):
+                    await loaded.lane.wait_idle()
+            except TimeoutError:  # a run that cannot be stopped: its session stays, unfreed
+                log.warning("server.drain.abandoned", extra=_facts(loaded.record))
+                return
             await asyncio.to_thread(loaded.session.close)
         took_s = time.perf_counter() - started_at
         self._metrics.observe_swap(

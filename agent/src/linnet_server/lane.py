@@ -4,10 +4,10 @@
   so that a burst costs no memory and no stale answers.
 - A run that is known to be short happens on the loop itself: the hop to a thread and back costs
   more than it does. Known means: a request of this many elements, or more, has been seen to take
-  less than `INLINE_S`. One that took longer lowers the bar below itself, one that was short in a
-  thread raises it, so a hiccup mends itself. How long a run takes may hang on values as well (a
-  loop that counts to its input): a watchdog stops what holds up the loop, and it runs again in a
-  thread.
+  less than `INLINE_S`. Two in a row that took longer lower the bar below themselves (one alone may
+  have lost its core for a moment), one that was short in a thread raises it. How long a run takes
+  may hang on values as well (a loop that counts to its input): a watchdog stops what holds up the
+  loop, and it runs again in a thread.
 - A run that misses its deadline is told to stop (between two nodes of its graph); its place is free
   when it has.
 - A lane whose drain takes too long is stopped: what runs or waits in it ends with a 503.
@@ -113,6 +113,9 @@ class Lane(Protocol):
     def stop(self) -> None:
         """End what runs or waits: the revision must go."""
 
+    async def wait_idle(self) -> None:
+        """Return when no thread uses the session: not each run can be stopped at once."""
+
     def close(self) -> None:
         """Start no more threads; what runs ends by itself."""
 
@@ -134,9 +137,12 @@ class SingleLane:
         self._taken = 0
         self._stopped = False
         self._under_way: set[Any] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         # Threads start when they are first needed: a tiny model never gets any.
         self._threads = concurrent.futures.ThreadPoolExecutor(instances, "linnet-run")
         self._inline_elements = -1
+        self._was_long = False
         if warm_up is not None:
             self._learn(warm_up.elements, warm_up.best_s)
 
@@ -160,6 +166,7 @@ class SingleLane:
         except ModelFailedError:
             if not options.terminate:
                 raise
+            self._inline_elements = min(self._inline_elements, elements - 1)
             return None
         finally:
             _WATCHDOG.running = None
@@ -185,6 +192,7 @@ class SingleLane:
             return outputs, time.perf_counter() - started_at
 
         self._taken += 1
+        self._idle.clear()
         self._under_way.add(options)
         job = self._threads.submit(run)
         try:
@@ -208,6 +216,10 @@ class SingleLane:
         for options in self._under_way:
             options.terminate = True
 
+    async def wait_idle(self) -> None:
+        """Keep the contract of `Lane.wait_idle`."""
+        await self._idle.wait()
+
     def close(self) -> None:
         """Start no more threads; what runs ends by itself."""
         self._threads.shutdown(wait=False)
@@ -217,7 +229,7 @@ class SingleLane:
     ) -> None:
         """Free the place of ``job``, at once or when its thread has let go of it."""
         if job.done():
-            self._taken -= 1
+            self._free()
             return
         options.terminate = True  # type: ignore[attr-defined]  # onnxruntime has no types
         loop = asyncio.get_running_loop()
@@ -225,9 +237,14 @@ class SingleLane:
 
     def _free(self) -> None:
         self._taken -= 1
+        if not self._taken:
+            self._idle.set()
 
     def _learn(self, elements: int, took_s: float) -> None:
         if took_s <= INLINE_S:
             self._inline_elements = max(self._inline_elements, elements)
-        else:
+            self._was_long = False
+        elif self._was_long:
             self._inline_elements = min(self._inline_elements, elements - 1)
+        else:
+            self._was_long = True

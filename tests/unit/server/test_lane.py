@@ -7,7 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from linnet_server.errors import DeadlineExceededError, ModelFailedError, OverloadedError
+from linnet_server.errors import (
+    DeadlineExceededError,
+    ModelFailedError,
+    NotReadyError,
+    OverloadedError,
+)
 from linnet_server.lane import INLINE_S, SingleLane
 from linnet_server.sessions import WarmUp, load_session
 
@@ -91,10 +96,15 @@ async def test_a_run_that_is_too_late_keeps_its_place_until_it_has_ended():
         await start_run(lane, deadline_s=0.01)
     with pytest.raises(OverloadedError):
         await start_run(lane)
+    idle = asyncio.ensure_future(lane.wait_idle())
+    await asyncio.sleep(0)
+    idle_while_it_runs = idle.done()
 
     session.gate.set()
     async with asyncio.timeout(10):
         await run_when_free(lane, FEEDS)
+        await idle
+    assert not idle_while_it_runs
 
 
 async def test_short_runs_happen_on_the_loop_and_long_ones_do_not():
@@ -111,25 +121,45 @@ async def test_short_runs_happen_on_the_loop_and_long_ones_do_not():
     assert [thread is here for thread in session.threads] == [True, False, False]
 
 
-async def test_a_run_on_the_loop_that_took_long_is_the_last_one_there():
-    class Hiccup:
+async def test_two_long_runs_in_a_row_are_the_last_ones_on_the_loop():
+    class Slow:
         def __init__(self):
             self.threads = []
 
         def run(self, _feeds, _names, _options=None):
             self.threads.append(threading.current_thread())
-            until = time.perf_counter() + (INLINE_S * 2 if len(self.threads) == 1 else 0)
+            until = time.perf_counter() + INLINE_S * 2
             while time.perf_counter() < until:
                 pass
             return []
 
-    session = Hiccup()
+    session = Slow()
     lane = lane_of(session, warm_up=WarmUp(best_s=0.0, elements=4))
 
-    await run_as_the_data_plane_does(lane)
-    await run_as_the_data_plane_does(lane)
+    for _ in range(3):
+        await run_as_the_data_plane_does(lane)
 
-    assert [t is threading.main_thread() for t in session.threads] == [True, False]
+    assert [t is threading.main_thread() for t in session.threads] == [True, True, False]
+
+
+async def test_a_lane_that_is_stopped_says_so_to_what_runs_and_waits(models, tmp_path):
+    models.looper(tmp_path / "m.onnx")
+    session = load_session(tmp_path / "m.onnx", variant="onnx", threads=1)
+    lane = lane_of(session, max_queue=1)
+    feeds = {"n": np.array(2**62)}
+    runs = [
+        asyncio.ensure_future(lane.run(feeds, ["y"], elements=1, deadline_s=60)) for _ in range(2)
+    ]
+    await asyncio.sleep(0)
+    waiting = lane.waiting
+
+    lane.stop()
+
+    for run in runs:
+        with pytest.raises(NotReadyError):
+            await run
+    assert waiting == 1
+    await lane.wait_idle()
 
 
 @pytest.mark.slow
