@@ -43,7 +43,8 @@ def show_workings(again: Recomputed, *, metric: str | None, node: str | None) ->
         LookupError: The record has no such metric or node; the message lists what it has.
     """
     assessment = assess(again.inputs)
-    known = [each.name for each in (*assessment.metrics, *assessment.thresholds)]
+    known = [each.name for each in assessment.metrics]
+    known += [each.name for each in assessment.thresholds]
     if metric is not None and metric not in known:
         raise LookupError(
             f"nothing named {metric} was judged; there are: {', '.join(known) or 'none'}"
