@@ -194,7 +194,7 @@ def test_when_time_runs_out_the_keys_that_are_named_come_first(workshop):
         pytest.param(
             lambda w: w.rogue.bundle(w.statement()),
             NodeReason.UNTRUSTED_KEY,
-            "none of 1",
+            "no key that is trusted here (of 1)",
             id="a stranger",
         ),
         pytest.param(

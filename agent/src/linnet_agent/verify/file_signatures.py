@@ -69,7 +69,7 @@ def check_file(
         return Unproved(NodeReason.MALFORMED_BUNDLE, str(error))
     key = next((key for key in keys if _is_by(bundle, key, sha256=sha256)), None)
     if bundle.by_key and key is None:
-        message = f"none of {len(keys)} trusted keys has made the signature"
+        message = f"the signature is by no key that is trusted here (of {len(keys)})"
         return Unproved(NodeReason.UNTRUSTED_KEY, message)
     if verifier is None or (bundle.by_key and not bundle.logged):
         if key is not None:

@@ -387,16 +387,21 @@ def _judge_signers(case: _Case) -> _Finding:
             signer=who,
             notes=_notes(case, votes),
         )
-    names = ", ".join(authority.name for authority in case.ballot.counted) or "nobody"
-    why = "; ".join(dict.fromkeys(one.message for one in objections))
+    names = [authority.name for authority in case.ballot.counted]
+    wanted = (
+        f"a signature by {names[0]}"
+        if needed == len(names) == 1
+        else (f"signatures by {needed} of {', '.join(names) or 'nobody'}")
+    )
+    why = "".join(f"{text}; " for text in dict.fromkeys(one.message for one in objections))
     return _Finding(
         min(
             (one.reason for one in objections),
             key=REASON_ORDER.index,
             default=NodeReason.UNTRUSTED_KEY,
         ),
-        f"{case.name} wants {needed} of {names} to have signed; "
-        f"{_say(votes) or 'none of them'} has{unusable(case.ballot)}" + (why and f"; {why}"),
+        f"{why}policy {case.name} wants {wanted}: {_say(votes) or 'none'} counts"
+        f"{unusable(case.ballot)}",
         revoked_by=frozenset(name for one in objections for name in one.revoked_by),
     )
 

@@ -247,7 +247,7 @@ def _not_by_key(bundle: Bundle, *, named: VerificationKey | None, tried: int) ->
     hint = "no key" if bundle.key_hint is None else f"key {bundle.key_hint[:64]!r}"
     return Unproved(
         NodeReason.UNTRUSTED_KEY,
-        f"none of {tried} trusted keys has made the signature; the bundle names {hint}",
+        f"the signature is by no key that is trusted here (of {tried}); the bundle names {hint}",
     )
 
 

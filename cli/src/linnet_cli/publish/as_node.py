@@ -173,7 +173,7 @@ def _report(
         [
             ("found", case.found),
             ("bundle", count_bundles(case.bundles)),
-            ("signature", ""),
+            ("signature", "verified"),
             ("content", "every file is signed, and no other is there"),
             ("name", decision.model or ""),
             ("counter", "none" if decision.counter is None else str(decision.counter)),
