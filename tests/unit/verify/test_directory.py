@@ -1,5 +1,7 @@
 import hashlib
 import os
+import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,11 @@ def test_a_directory_that_is_what_was_signed_passes(model, statement):
     verify_directory(model, statement)
 
 
+def _listen(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -51,6 +58,7 @@ def test_a_directory_that_is_what_was_signed_passes(model, statement):
         pytest.param(lambda m: (m / "model.onnx").chmod(0o4755), id="setuid"),
         pytest.param(lambda m: (m / "model.onnx").chmod(0o466), id="others may write"),
         pytest.param(lambda m: os.mkfifo(m / "pipe"), id="a FIFO"),
+        pytest.param(lambda m: _listen(m / "socket"), id="a socket"),
         pytest.param(lambda m: (m / "Model.ONNX").write_bytes(b""), id="equal but for case"),
         pytest.param(lambda m: (m / "extra").mkdir(), id="an extra directory"),
         pytest.param(lambda m: (m / "sub").chmod(0o777), id="a directory that others may write"),
@@ -60,6 +68,18 @@ def test_a_directory_that_is_not_what_was_signed_is_refused(model, statement, at
     attack(model)
 
     with pytest.raises(ContentRefusedError):
+        verify_directory(model, statement)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK])
+def test_a_device_in_a_model_is_refused_and_never_opened(model, statement, kind):
+    try:
+        os.mknod(model / "device", kind | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("this root can make no devices")
+
+    with pytest.raises(ContentRefusedError, match="not a plain file"):
         verify_directory(model, statement)
 
 
