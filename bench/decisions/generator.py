@@ -154,8 +154,9 @@ def _drifts(fleet: Fleet, dice: np.random.Generator, *, windows: int) -> np.ndar
         return factors
     size = fleet.nodes // fleet.sites
     index = np.arange(fleet.nodes)
-    return factors[np.minimum(index // size, fleet.sites - 1) if fleet.one_site
-                   else index % fleet.sites]
+    return factors[
+        np.minimum(index // size, fleet.sites - 1) if fleet.one_site else index % fleet.sites
+    ]
 
 
 def _course(fleet: Fleet) -> np.ndarray:

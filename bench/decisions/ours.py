@@ -7,8 +7,9 @@ import numpy as np
 
 from bench.decisions.generator import Counts, Fleet
 from linnet_operator.judge.assess import MetricInputs, StepAssessment, StepInputs, assess
-from linnet_operator.judge.compare import Detect, NodeCount, build_model, decision_line
+from linnet_operator.judge.compare import decision_line
 from linnet_operator.judge.learned import CountPair, Learned, NodeHistory, learn
+from linnet_operator.judge.model import Detect, NodeCount, build_model
 from linnet_operator.judge.verdicts import Verdict
 
 DETECT = Detect(factor=3.0, floor=0.01)
@@ -49,9 +50,9 @@ def judge(learned: Learned, counts: Counts, *, steps: int, looks: Sequence[int])
         if model is None or model.log_evidence() < line:
             continue
         said = _assess(learned, candidates, stable, steps=steps)
-        if said.needs_person:
+        if said.needs_person and said.verdict is Verdict.FAIL:
             asked_at = asked_at or minute
-        elif said.verdict is Verdict.FAIL:
+        elif said.verdict is Verdict.FAIL and not said.needs_person:
             return Said(failed_at=minute, asked_at=asked_at)
     return Said(failed_at=None, asked_at=asked_at)
 
@@ -87,9 +88,7 @@ def _assess(
         stable=tuple(stable),
     )
     return assess(
-        StepInputs(
-            metrics=(metric,), alpha=ALPHA, steps=steps, detect=DETECT, required_windows=0
-        )
+        StepInputs(metrics=(metric,), alpha=ALPHA, steps=steps, detect=DETECT, required_windows=0)
     )
 
 

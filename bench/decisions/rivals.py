@@ -44,7 +44,7 @@ def line_three_in_all(counts: Counts, steps: int) -> int | None:
 
 
 def relative_three_running(counts: Counts, steps: int) -> int | None:
-    """The candidates fail more than 1.5 times as often as the stable nodes, three windows running."""
+    """The candidates fail over 1.5 times as often as the stable nodes, in three windows running."""
     del steps
     ratio = _window_ratio(counts, stable=False)
     return _three_running(ratio > RELATIVE_LINE * _window_ratio(counts, stable=True))

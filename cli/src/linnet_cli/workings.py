@@ -15,7 +15,8 @@ from typing import Any
 
 from linnet_operator.evidence import Recomputed
 from linnet_operator.judge.assess import MetricAssessment, MetricInputs, StepInputs, assess
-from linnet_operator.judge.compare import (
+from linnet_operator.judge.learned import Learned
+from linnet_operator.judge.model import (
     FACTOR_PRIOR,
     RISES,
     Model,
@@ -23,7 +24,6 @@ from linnet_operator.judge.compare import (
     Row,
     build_model,
 )
-from linnet_operator.judge.learned import Learned
 from linnet_operator.judge.thresholds import ThresholdLook
 
 _LABEL = 12

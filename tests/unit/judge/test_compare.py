@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet_operator.judge.compare import (
-    RISES,
-    Detect,
-    NodeCount,
-    build_model,
-    combine,
-    decision_line,
-    look,
-)
+from linnet_operator.judge.compare import Detect, NodeCount, combine, decision_line, look
 from linnet_operator.judge.learned import NodeHistory, learn
+from linnet_operator.judge.model import RISES, build_model
 from linnet_operator.judge.verdicts import Verdict
 
 

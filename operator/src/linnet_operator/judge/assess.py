@@ -16,12 +16,12 @@ from linnet_operator.judge.compare import (
     Detect,
     MetricLook,
     NodeCount,
-    build_model,
     combine,
     decision_line,
     look,
 )
 from linnet_operator.judge.learned import Learned, readiness
+from linnet_operator.judge.model import build_model
 from linnet_operator.judge.power import Power, forecast
 from linnet_operator.judge.thresholds import (
     ThresholdLook,
@@ -315,7 +315,7 @@ def _evidence_without_any_one(inputs: StepInputs, metrics: Sequence[MetricAssess
         if each.learned is not None and metric.look.candidates:
             model = build_model(each.learned, each.candidates, each.stable, detect=inputs.detect)
         remaining.append(
-            (metric.look.log_e, model.log_evidence_without_each() if model is not None else {})
+            (metric.look.log_e, model.weigh().log_e_without_each() if model is not None else {})
         )
     return min(
         combine([without.get(node, log_e) for log_e, without in remaining]) for node in nodes

@@ -10,15 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 
-from linnet_operator.judge.compare import (
-    Detect,
-    Model,
-    NodeCount,
-    Row,
-    build_model,
-    decision_line,
-)
-from linnet_operator.judge.learned import Learned, is_count, is_usable
+from linnet_operator.judge.compare import decision_line
+from linnet_operator.judge.learned import Learned, is_count
+from linnet_operator.judge.model import Detect, Model, NodeCount, Row, build_model, is_measured
 
 _LARGEST_MULTIPLE = 1000.0
 _REFINEMENTS = 5
@@ -97,7 +91,7 @@ def forecast(
 
     if is_decided(0.0):
         return Power(decidable=True, requests=0.0, seconds=0.0)
-    counted = fsum(row.requests or 0.0 for row in candidates if _is_usable(row))
+    counted = fsum(row.requests or 0.0 for row in candidates if is_measured(row))
     high = max(counted, _FEW_REQUESTS * len(candidates)) / total
     limit = high * _LARGEST_MULTIPLE
     low = 0.0
@@ -129,7 +123,7 @@ def say_duration(seconds: float) -> str:
 
 def _healthy_exclusion(model: Model, candidates: Sequence[NodeCount], detect: Detect) -> float:
     """Return the evidence against the named rise if all further requests go as expected."""
-    counted = {row.node: row for row in candidates if _is_usable(row)}
+    counted = {row.node: row for row in candidates if is_measured(row)}
     rows: list[Row] = []
     for row in model.rows:
         before = counted.get(row.node)
@@ -148,7 +142,7 @@ _NO_HARM = -700.0
 
 def _advanced(row: NodeCount, rate: float, seconds: float) -> NodeCount:
     """Return the row after ``seconds`` more at ``rate``; failures grow in proportion."""
-    usable = _is_usable(row)
+    usable = is_measured(row)
     failures = (row.failures or 0.0) if usable else 0.0
     requests = (row.requests or 0.0) if usable else 0.0
     passed = row.seconds if is_count(row.seconds) else 0.0
@@ -161,15 +155,11 @@ def _rates(rows: Sequence[NodeCount], learned: Learned) -> list[float]:
     """Return requests per second of each row: as counted, or as its history has it."""
     rates: list[float] = []
     for row in rows:
-        usable = _is_usable(row) and row.seconds > 0.0
+        usable = is_measured(row) and row.seconds > 0.0
         counted = (row.requests or 0.0) / row.seconds if usable else 0.0
         few = (row.requests or 0.0) < _FEW_REQUESTS if usable else True
         rates.append(max(counted, learned.requests_per_s) if few else counted)
     return rates
-
-
-def _is_usable(row: NodeCount) -> bool:
-    return is_usable(row.failures, row.requests) and is_count(row.seconds)
 
 
 def _rough(value: float) -> str:
