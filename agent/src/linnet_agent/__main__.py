@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics", metavar="HOST:PORT", help="where metrics are served (default 127.0.0.1:9464)")
     add("--ceiling", metavar="FILE", help="the node's own trust (default /etc/linnet/trust.yaml)")
     add(
+        "--programs",
+        metavar="FILE",
+        help="what to run after a swap of files (default /etc/linnet/programs.yaml)",
+    )
+    add(
         "--trust-roots",
         metavar="DIR",
         help="sigstore trusted roots (default /etc/linnet/trust-roots)",

@@ -27,7 +27,7 @@ from linnet_agent.store import ModelDirectory, ModelKey
 from linnet_agent.sync import Wanted
 from linnet_agent.table import Alarm
 from linnet_agent.verify.directory import hash_directory
-from linnet_api.reasons import NodeReason
+from linnet_api.reasons import NodeReason, NodeState
 
 log = logging.getLogger(__name__)
 
@@ -290,14 +290,34 @@ class Worker:
         view = await self._parts.monitor.refresh()
         self._look()
         judge = self._parts.judge
+        hook, sick = await self._ask_program()
         return replace(
             self._facts_on_disk(),
+            hook=hook,
+            sick=sick,
             server=None if view is None else view.facts(self.key),
             server_gone_s=self._parts.monitor.gone_s,
             policy_hash=judge.hash if judge.known else "",
             allowed=self._steps.allowed(self.journal),
             vanished=self._parts.desired.synced and self._parts.desired.get(self.key) is None,
         )
+
+    async def _ask_program(self) -> tuple[bool, str]:
+        """Return whether the program that uses the files is to be told, and what is wrong with it.
+
+        It is asked while its model soaks: before that it may be loading, after that it is the
+        business of those who watch it.
+        """
+        journal, current = self.journal, self._seen.current
+        order = journal.order
+        concerned = (current, order.revision if order else None, journal.committed)
+        if not any(one and table.runtime_of(journal, one) == "Files" for one in concerned):
+            return False, ""
+        programs = self._parts.programs
+        sick = ""
+        if current is not None and journal.state is NodeState.SOAKING:
+            sick = await programs.ask_health(self._steps.handed(current))
+        return programs.has_hook(self.key), sick
 
     def _facts_on_disk(self) -> Facts:
         seen = self._seen

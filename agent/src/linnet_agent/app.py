@@ -42,6 +42,7 @@ from linnet_agent.metrics import Metrics, StateRow
 from linnet_agent.model_host import HostReporter, host_status
 from linnet_agent.monitor import ServerMonitor
 from linnet_agent.parts import Parts
+from linnet_agent.programs import Programs
 from linnet_agent.rehash import Rehash
 from linnet_agent.report import StatusReporter
 from linnet_agent.results import ResultQueue
@@ -183,6 +184,7 @@ class Agent:
             sources=self._sources,
             capabilities=read_capabilities(),
             metrics=self.metrics,
+            programs=Programs(settings.programs),
             clock=clock,
             jitter=jitter,
             refresh_trust=self._refresh_trust,

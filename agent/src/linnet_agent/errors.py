@@ -27,6 +27,7 @@
     |   +-- NotDeterministicError       it answers otherwise the second time
     |   +-- BudgetExceededError         it takes more memory or time than it was given
     |   +-- LoadFailedError             the server cannot load it
+    |   +-- HookFailedError             the program that uses the files did not take it
     |   +-- ServingNameTakenError       another deployment serves under its name
     |   +-- ServerUnavailableError      the server does not answer (transient)
     +-- HubError                        the way to the API server
@@ -228,6 +229,13 @@ class LoadFailedError(ActivationError):
 
     reason = NodeReason.LOAD_FAILED
     remedy = "See the server's log on this node."
+
+
+class HookFailedError(ActivationError):
+    """The program that uses the files could not be told, or did not take the model."""
+
+    reason = NodeReason.HOOK_FAILED
+    remedy = "Run its command by hand on the node, and see /etc/linnet/programs.yaml there."
 
 
 class ServingNameTakenError(ActivationError):

@@ -177,6 +177,9 @@ class Journal:
     """The oldest first; it has a file of its own, which outlives a journal that rots."""
     reload: str | None = None
     """A revision whose files were replaced under the server: what is in memory may be the old."""
+    told: str | None = None
+    """The revision that a program of the user's own was told of last, where there is one to tell;
+    None from before a swap on."""
     known: Mapping[str, Known] = field(default_factory=dict)
 
 
@@ -215,6 +218,10 @@ class Facts:
     force."""
     vanished: bool = False
     """The NodeModel is gone. That is not an order."""
+    hook: bool = False
+    """A program of the user's own is to be told of swaps."""
+    sick: str = ""
+    """What is wrong with that program; empty: nothing, or nobody asked."""
 
 
 class Step(StrEnum):
@@ -232,6 +239,7 @@ class Step(StrEnum):
     STAGE = "Stage"
     SWAP = "Swap"
     FLIP = "Flip"
+    """Let the server serve it, or tell the program that uses the files."""
     SOAK = "Soak"
     COMMIT = "Commit"
     REVERT = "Revert"

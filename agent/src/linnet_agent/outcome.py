@@ -175,8 +175,11 @@ _STATE_OF: Final = {
 def begin(journal: Journal, action: Action) -> Journal:
     """Return the journal to be written before ``action`` is taken; unchanged where the state is.
 
-    What serves stays ACTIVE while its files are repaired and loaded again: it serves.
+    What serves stays ACTIVE while its files are repaired and loaded again: it serves. Whom a swap
+    is to be told to does not know of it from before the swap on.
     """
+    if action.step in (Step.SWAP, Step.UNLOAD):
+        journal = replace(journal, told=None)
     state = _STATE_OF.get(action.step)
     if state is None or journal.revert is not None or journal.state in _ENDED_BADLY:
         return journal
@@ -226,7 +229,8 @@ def succeed(
         case Step.SWAP if journal.revert is None:
             return _remember_before(journal, facts)
         case Step.FLIP:
-            return replace(journal, reload=None)
+            told = revision if facts.hook else None
+            return replace(journal, reload=None, told=told)
         case Step.SOAK:
             return _start_soak(journal, revision, facts)
         case Step.COMMIT:

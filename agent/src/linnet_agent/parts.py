@@ -12,6 +12,7 @@ from linnet_agent.fetch.variants import Capabilities
 from linnet_agent.judge import Judge
 from linnet_agent.metrics import Metrics
 from linnet_agent.monitor import ServerMonitor
+from linnet_agent.programs import Programs
 from linnet_agent.store import ModelKey, Store
 from linnet_agent.sync import Desired, Jitter
 
@@ -39,6 +40,7 @@ class Parts:
     sources: Sources
     capabilities: Capabilities
     metrics: Metrics
+    programs: Programs
     clock: Clock
     jitter: Jitter
     refresh_trust: Callable[[], Awaitable[None]]

@@ -14,11 +14,14 @@ from typing import Any, Final
 import httpx
 
 from linnet_agent.errors import (
-    ActivationError,
+    AgentError,
+    BudgetExceededError,
+    DiskFaultError,
     LoadFailedError,
     NotOnnxError,
     ServerUnavailableError,
     ServingNameTakenError,
+    WrongVariantError,
 )
 from linnet_agent.journal import ServerFacts
 from linnet_agent.store import ModelKey
@@ -30,10 +33,14 @@ _LOAD_TIMEOUT_S: Final = 600.0
 _ASK_TIMEOUT_S: Final = 5.0
 _MAX_ANSWER_BYTES: Final = 4 << 20
 
-_REFUSALS: Final[Mapping[str, type[ActivationError]]] = {
+_REFUSALS: Final[Mapping[str, type[AgentError]]] = {
     "NotOnnx": NotOnnxError,
     "ServingNameTaken": ServingNameTakenError,
+    "WrongVariant": WrongVariantError,
+    "BudgetExceeded": BudgetExceededError,
+    "DiskFault": DiskFaultError,
 }
+"""By the server's word; any other is LoadFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class ServerClient:
             fresh: Load it although it is loaded: its files were replaced by good ones.
 
         Raises:
-            ActivationError: It cannot; nothing has changed.
+            AgentError: It cannot; nothing has changed.
             ServerUnavailableError: It does not answer.
         """
         await self._ask(

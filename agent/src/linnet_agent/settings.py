@@ -12,6 +12,7 @@ import pydantic
 
 from linnet_agent.fetch.directory import DEFAULT_FILE_ROOTS
 from linnet_agent.fetch.references import parse_mirrors
+from linnet_agent.programs import DEFAULT_PATH as DEFAULT_PROGRAMS
 from linnet_agent.trust import DEFAULT_ROOTS
 from linnet_api.durations import parse_duration
 from linnet_api.quantities import parse_quantity
@@ -73,6 +74,11 @@ class Settings(pydantic.BaseModel):
     ceiling: Path = pydantic.Field(
         default=Path("/etc/linnet/trust.yaml"),
         description="The node's own trust, provisioned with the machine; no file: none.",
+    )
+    programs: Path = pydantic.Field(
+        default=DEFAULT_PROGRAMS,
+        description="Which programs of the machine's own use the files of which models: what is "
+        "run after a swap, and asked for health. It comes with the machine; no file: none.",
     )
     trust_roots: Path = pydantic.Field(
         default=DEFAULT_ROOTS,

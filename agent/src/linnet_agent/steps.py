@@ -31,6 +31,7 @@ from linnet_agent.fetch.variants import VariantChoice
 from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Standing, Step
 from linnet_agent.judge import Answer
 from linnet_agent.parts import Parts
+from linnet_agent.programs import Handed
 from linnet_agent.room import choose_evictions, say_no_room
 from linnet_agent.selftest import Budget, run_self_test
 from linnet_agent.store import ModelDirectory, ModelKey, ServingRecord, find_runnable
@@ -142,7 +143,10 @@ class Steps:
                 await asyncio.to_thread(self._directory.swap, revision)
             case Step.FLIP:
                 with metrics.phase("flip"):
-                    await client.activate(self._key, revision)
+                    if table.runtime_of(journal, revision) == "Files":
+                        await self._hand_over(revision, facts)
+                    else:
+                        await client.activate(self._key, revision)
             case Step.UNSTAGE:
                 await client.unstage(self._key)
             case Step.UNLOAD:
@@ -402,6 +406,16 @@ class Steps:
                 threads=record.threads,
             )
         )
+
+    async def _hand_over(self, revision: str, facts: Facts) -> None:
+        """Leave the model to the user's program: the server lets go of what it still serves."""
+        if facts.server is not None:
+            await self._parts.monitor.client.remove(self._key)
+        await self._parts.programs.reload(self.handed(revision))
+
+    def handed(self, revision: str) -> Handed:
+        """Return what a program of the user's own is told about a revision."""
+        return Handed(self._key, revision, self._directory.path / "current" / "model")
 
     # --- tools
 

@@ -257,6 +257,8 @@ def _activate(journal: Journal, order: Order, revision: str, facts: Facts) -> Ac
     if journal.known[revision].runtime == "Files":
         if facts.current != revision:
             return Action(Step.SWAP, revision)
+        if not _is_settled(journal, revision) and not _is_handed_over(journal, revision, facts):
+            return Action(Step.FLIP, revision)
         return _soak(journal, order, revision, facts)
     if server is None:
         return _wait_for_server(journal, revision, facts)
@@ -292,7 +294,7 @@ def _wait_for_server(journal: Journal, revision: str, facts: Facts) -> Action:
 
 
 def _soak(journal: Journal, order: Order, revision: str, facts: Facts) -> Action:
-    if journal.state is NodeState.ACTIVE and journal.committed == revision:
+    if _is_settled(journal, revision):
         if journal.reason is NodeReason.ACTIVE:
             return _mend(journal, facts)
         return Action(Step.SETTLE, state=NodeState.ACTIVE, reason=NodeReason.ACTIVE)
@@ -304,6 +306,10 @@ def _soak(journal: Journal, order: Order, revision: str, facts: Facts) -> Action
         return Action(Step.REVERT, revision, reason=NodeReason.SOAK_FAILED, message=fault)
     assert journal.activated_at is not None
     until = journal.activated_at + timedelta(seconds=order.soak_s)
+    if facts.now >= until and facts.sick:
+        return Action(
+            Step.REVERT, revision, reason=NodeReason.SOAK_FAILED, message=f"not well: {facts.sick}"
+        )
     if facts.now >= until:
         return Action(Step.COMMIT, revision)
     return Action(Step.WAIT, revision, until=until)
@@ -331,12 +337,14 @@ def _go_back(journal: Journal, revert: Revert, facts: Facts) -> Action:
         if not revert.unload:
             return Action(Step.STAY, facts.current)
         return end if _is_unloaded(facts) else Action(Step.UNLOAD)
-    files_only = _runtime(journal, to) == "Files"
+    files_only = runtime_of(journal, to) == "Files"
     if facts.current != to:
         if server is not None and not files_only and to not in (server.staged, server.active):
             return Action(Step.STAGE, to)
         return Action(Step.SWAP, to)
-    if server is None or files_only or server.active == to:
+    if files_only:
+        return end if _is_handed_over(journal, to, facts) else Action(Step.FLIP, to)
+    if server is None or server.active == to:
         return end
     if server.loading == to:
         return Action(Step.WAIT, to)
@@ -356,7 +364,10 @@ def _leave(journal: Journal, facts: Facts) -> Action:
 def _mend(journal: Journal, facts: Facts) -> Action:
     """Return what brings the server back to what is current, where it is not; else REST."""
     server, current = facts.server, facts.current
-    if server is None or current is None or _runtime(journal, current) == "Files":
+    if current is not None and runtime_of(journal, current) == "Files":
+        reload = facts.hook and journal.reload == current and current in facts.complete
+        return Action(Step.FLIP, current, fresh=True) if reload or _is_held(facts) else _REST
+    if server is None or current is None:
         return _REST
     if server.active == current and journal.reload == current and current in facts.complete:
         return Action(Step.FLIP if server.staged == current else Step.STAGE, current, fresh=True)
@@ -368,11 +379,24 @@ def _mend(journal: Journal, facts: Facts) -> Action:
 
 
 def _is_unloaded(facts: Facts) -> bool:
+    return facts.current is None and not _is_held(facts)
+
+
+def _is_held(facts: Facts) -> bool:
+    """Tell whether the server has any revision of this model."""
     server = facts.server
-    return facts.current is None and (
-        server is None
-        or (server.active is None and server.loading is None and server.staged is None)
+    return server is not None and not (
+        server.active is None and server.loading is None and server.staged is None
     )
+
+
+def _is_handed_over(journal: Journal, revision: str, facts: Facts) -> bool:
+    """Tell whether files are with the program that uses them, and with nobody else."""
+    return not _is_held(facts) and (not facts.hook or journal.told == revision)
+
+
+def _is_settled(journal: Journal, revision: str) -> bool:
+    return journal.state is NodeState.ACTIVE and journal.committed == revision
 
 
 def _is_midway(journal: Journal, order: Order, facts: Facts) -> bool:
@@ -383,6 +407,7 @@ def _trust_has_changed(journal: Journal, facts: Facts) -> bool:
     return journal.judged is None or journal.judged.policy_hash != facts.policy_hash
 
 
-def _runtime(journal: Journal, revision: str) -> Runtime:
+def runtime_of(journal: Journal, revision: str) -> Runtime:
+    """Return what runs a revision."""
     known: Known | None = journal.known.get(revision)
     return "Linnet" if known is None else known.runtime

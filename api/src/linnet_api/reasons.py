@@ -94,6 +94,7 @@ class NodeReason(StrEnum):
     LOAD_FAILED = "LoadFailed"
     SERVER_UNAVAILABLE = "ServerUnavailable"
     SERVING_NAME_TAKEN = "ServingNameTaken"
+    HOOK_FAILED = "HookFailed"
     SOAK_FAILED = "SoakFailed"
     LOOP_BREAKER = "LoopBreaker"
     CORRUPT = "Corrupt"
