@@ -106,7 +106,7 @@ def _shrink(output: Array) -> Array | None:
     if output.size == 0 or _count_rows(output) > _ROWS_LIMIT:
         return None
     if output.nbytes <= _KEEP_BYTES:
-        return output
+        return output.copy()  # an output of the runtime keeps its session's arena alive
     return np.array(read_labels(output), np.int64)
 
 
