@@ -33,6 +33,7 @@ COMMANDS = {
     "abort": Command(_ACTS, "take the candidate back now"),
     "promote": Command(_ACTS, "go on although the evidence has not decided"),
     "retry": Command(_ACTS, "try again what was taken back"),
+    "lint": Command("linnet_cli.commands.lint", "what a policy would see of the fleet, and when"),
     "version": Command("linnet_cli.commands.version", "print the version"),
     "judge": Command(
         "linnet_cli.commands.judge", "judge counts in a file, as a rollout would", on_cluster=False

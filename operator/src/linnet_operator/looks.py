@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from linnet_api.durations import format_duration, parse_duration, parse_percent
+from linnet_api.durations import format_duration, parse_duration
 from linnet_api.model_rollout import EvidenceRef
 from linnet_api.reasons import Verdict
 from linnet_api.rollout_policy import Compare, RolloutPolicySpec
@@ -29,8 +29,9 @@ from linnet_operator.cache import (
 )
 from linnet_operator.errors import KubeError
 from linnet_operator.evidence import EvidenceRecord, EvidenceRecordError, read_config_map
-from linnet_operator.judge.assess import MetricInputs, StepInputs
-from linnet_operator.judge.compare import Detect, NodeCount
+from linnet_operator.history import read_histories, unreadable
+from linnet_operator.judge.assess import MetricInputs
+from linnet_operator.judge.compare import NodeCount
 from linnet_operator.judge.counters import Counts, foreign_series, node_counts, say_foreign
 from linnet_operator.judge.learned import Learned, Readiness
 from linnet_operator.kube import (
@@ -41,7 +42,6 @@ from linnet_operator.kube import (
     Kube,
 )
 from linnet_operator.learning import (
-    History,
     Workers,
     judge_step,
     learn_all,
@@ -54,13 +54,13 @@ from linnet_operator.planner.model import (
     LookKind,
 )
 from linnet_operator.presets import Signal, Subject
-from linnet_operator.prometheus import MetricsSource, ScrapeTime, fixed_times, step_times
+from linnet_operator.prometheus import MetricsSource, ScrapeTime, step_times
 from linnet_operator.sampling import Sampler
 from linnet_operator.templates import fill_in, words_of
+from linnet_operator.terms import signal_of, step_template
 
 log = logging.getLogger(__name__)
 
-_RECENT_INTERVALS: Final = 30
 _SHORTEST_LAG: Final = timedelta(seconds=5)
 _STALE_AT_LEAST: Final = timedelta(seconds=30)
 _STALE_INTERVALS: Final = 3
@@ -173,22 +173,18 @@ class Looks:
         scrape = await self._scrape_time(question)
         if scrape.at is None:
             return Looked(_no_data(request, question.now, scrape.no_data))
-        window = parse_duration(judge.history.window)
-        histories = []
-        for compare in judge.compare:
-            history = await _history(question, compare, end=scrape.at, window=window)
-            problem = history.windows.no_data or history.recent.no_data
-            if problem:
-                return Looked(_no_data(request, question.now, f"{compare.name}: {problem}"))
-            histories.append(history)
+        histories = await read_histories(question.source, question.subject, judge, end=scrape.at)
+        problem = unreadable(histories)
+        if problem:
+            return Looked(_no_data(request, question.now, problem))
         lesson = await self._workers.run(
             learn_all,
             histories,
             baseline=request.baseline,
             nodes=request.stable,
             interval_s=question.interval.total_seconds(),
-            window_s=window.total_seconds(),
-            template=_template(question.policy),
+            window_s=parse_duration(judge.history.window).total_seconds(),
+            template=step_template(question.policy),
             about=question.about(
                 kind="history",
                 until=_shown(scrape.at),
@@ -241,7 +237,7 @@ class Looks:
             for threshold in question.policy.judge.thresholds
         ]
         inputs = replace(
-            _template(question.policy), metrics=tuple(metrics), thresholds=tuple(thresholds)
+            step_template(question.policy), metrics=tuple(metrics), thresholds=tuple(thresholds)
         )
         words = _words_at(question, since, scrape.at) or {}
         asked = {fill_in(each.query, words) for each in question.policy.judge.thresholds}
@@ -283,11 +279,15 @@ class Looks:
         scrape: ScrapeTime,
     ) -> MetricInputs:
         request = question.request
-        signal = _signal(compare)
+        signal = signal_of(compare)
         counts = errors if signal == _ERRORS else await _counts(question, signal, times)
         assert request.baseline is not None, request
         assert scrape.at is not None, scrape
-        candidates = _node_counts(counts, request.candidate, since, until=scrape.at)
+        domains = {each.node: each.domain for each in request.candidates}
+        candidates = tuple(
+            replace(row, domain=domains[row.node])
+            for row in _node_counts(counts, request.candidate, since, until=scrape.at)
+        )
         steady = dict.fromkeys(request.stable, times[0])
         stable = node_counts(
             counts,
@@ -421,45 +421,8 @@ def _words_at(
     )
 
 
-def _template(policy: RolloutPolicySpec) -> StepInputs:
-    judge = policy.judge
-    return StepInputs(
-        metrics=(),
-        # 100 % would be no line at all.
-        alpha=min(0.99, parse_percent(judge.false_rollback) / 100.0 or 0.01),
-        steps=len(policy.steps),
-        detect=Detect(
-            factor=float(judge.detect.factor), floor=parse_percent(judge.detect.floor) / 100.0
-        ),
-        required_windows=judge.history.required,
-        proceed_without_history=judge.history.on_missing == "Proceed",
-    )
-
-
-async def _history(
-    question: _Question, compare: Compare, *, end: datetime, window: timedelta
-) -> History:
-    judge = question.policy.judge
-    signal = _signal(compare)
-    windows = fixed_times(start=end - judge.history.windows * window, end=end, step=window)
-    recent = fixed_times(
-        start=end - _RECENT_INTERVALS * question.interval, end=end, step=question.interval
-    )
-    return History(
-        name=compare.name,
-        signal=compare.signal,
-        windows=await _counts(question, signal, windows),
-        recent=await _counts(question, signal, recent),
-    )
-
-
 async def _counts(question: _Question, signal: Signal, times: Sequence[datetime]) -> Counts:
     return await question.source.counts(signal, question.subject, times=times)
-
-
-def _signal(compare: Compare) -> Signal:
-    over = parse_duration(compare.over) if compare.over is not None else None
-    return Signal(kind=compare.signal, over=over)
 
 
 def _activations(request: EvidenceRequest, *, until: datetime) -> dict[str, datetime]:

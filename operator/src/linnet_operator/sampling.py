@@ -15,9 +15,10 @@ from typing import Final
 from linnet_api.durations import parse_duration
 from linnet_api.rollout_policy import Threshold
 from linnet_operator.judge.assess import ThresholdInputs
-from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec
+from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.prometheus import MetricsSource
 from linnet_operator.templates import fill_in
+from linnet_operator.terms import threshold_spec
 
 MOST_SAMPLES: Final = 1000
 
@@ -33,19 +34,6 @@ def sample_times(*, begin: datetime, until: datetime, interval: timedelta) -> tu
     newest = int((until - begin) / interval)
     return tuple(
         begin + index * interval for index in range(max(0, newest - MOST_SAMPLES + 1), newest + 1)
-    )
-
-
-def threshold_spec(threshold: Threshold) -> ThresholdSpec:
-    """Return what the judge needs of a policy's threshold."""
-    return ThresholdSpec(
-        name=threshold.name,
-        maximum=threshold.max,
-        minimum=threshold.min,
-        failure_limit=threshold.failure_limit,
-        consecutive_failure_limit=threshold.consecutive_failure_limit,
-        consecutive_error_limit=threshold.consecutive_error_limit,
-        dry_run=threshold.dry_run,
     )
 
 

@@ -41,7 +41,7 @@ from linnet_operator.planner.model import (
     RevisionView,
     RolloutView,
 )
-from linnet_operator.policies import policy_problems
+from linnet_operator.policy_rules import policy_problems
 from linnet_operator.selector import matches
 
 _NO_LEASE: Final = timedelta(seconds=10)

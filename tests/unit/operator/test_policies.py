@@ -8,7 +8,8 @@ from linnet_api.rollout_policy import BUILT_IN, RolloutPolicySpec
 from linnet_api.trust_policy import TrustPolicySpec
 from linnet_operator.cache import FleetCache
 from linnet_operator.kube import ROLLOUT_POLICIES, TRUST_POLICIES
-from linnet_operator.policies import policy_problems, policy_status, trust_problems, trust_status
+from linnet_operator.policies import policy_status, trust_status
+from linnet_operator.policy_rules import policy_problems, trust_problems
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 PEM = "-----BEGIN PUBLIC KEY-----\n" + "A" * 64

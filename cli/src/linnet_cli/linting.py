@@ -1,0 +1,165 @@
+"""The words of ``linnet lint``: what a policy would see of a fleet, and what it never could.
+
+Pure: what was read in, lines out.
+
+Rules:
+- A warning is something that a person would regret after the rollout has begun.
+- Every figure is at the traffic of the fleet's own past; how long that past is stands beside it.
+- What is not known is said, not guessed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from linnet_api.durations import format_duration
+from linnet_api.rollout_policy import RolloutPolicySpec, Threshold
+from linnet_operator.foresight import Sight, StepAhead, foresee, steps_ahead
+from linnet_operator.judge.learned import Learned, readiness
+from linnet_operator.judge.power import say_duration
+from linnet_operator.judge.thresholds import ThresholdSample, judge_threshold
+from linnet_operator.judge.verdicts import Verdict
+from linnet_operator.terms import step_template, threshold_spec
+
+_INDENT = "  "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What is known of one deployment's fleet.
+
+    Attributes:
+        deployment: ``namespace/name``.
+        eligible: Nodes that count.
+        stable: Revision that they serve; empty before the first rollout.
+        nodes: Names of the nodes that serve it.
+        since: Where the past comes from, in words.
+        learned: Comparison -> what its past shows.
+        samples: Threshold -> its value now.
+        problem: Why there is no past; empty where there is.
+    """
+
+    deployment: str
+    eligible: int
+    stable: str = ""
+    nodes: tuple[str, ...] = ()
+    since: str = ""
+    learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
+    samples: Mapping[str, ThresholdSample] = field(default_factory=dict[str, ThresholdSample])
+    problem: str = ""
+
+
+def lint_fleet(policy: RolloutPolicySpec, traffic: Traffic) -> tuple[list[str], list[str]]:
+    """Return what the policy means for one fleet: (lines, warnings)."""
+    lines, warnings = [_headline(traffic)], []
+    if not traffic.eligible:
+        return lines, ["no node is eligible: no step can begin"]
+    steps = steps_ahead(policy, eligible_count=traffic.eligible)
+    sights = {} if traffic.problem else _sights(policy, traffic, steps)
+    if traffic.problem:
+        warnings.append(f"what the comparisons can see is not known: {traffic.problem}")
+    for step in steps:
+        lines.append(_INDENT + _step(step, traffic))
+        for name, sight in sights.get(step.first, {}).items():
+            lines += [_INDENT * 2 + text for text in _sight(name, sight, step)]
+            warnings += _sight_warnings(name, sight, step, policy)
+    warnings += _history_warnings(policy, traffic)
+    for threshold in policy.judge.thresholds:
+        line, warning = _threshold(threshold, traffic.samples.get(threshold.name))
+        lines.append(_INDENT + line)
+        warnings += [warning] if warning else []
+    return lines, list(dict.fromkeys(warnings))
+
+
+def _headline(traffic: Traffic) -> str:
+    stable = f"stable {traffic.stable}" if traffic.stable else "nothing served yet"
+    since = f"; {traffic.since}" if traffic.since else ""
+    return f"{traffic.deployment}: {traffic.eligible} nodes, {stable}{since}"
+
+
+def _sights(
+    policy: RolloutPolicySpec, traffic: Traffic, steps: tuple[StepAhead, ...]
+) -> dict[int, dict[str, Sight]]:
+    template = step_template(policy)
+    return {
+        step.first: {
+            compare.name: foresee(traffic.learned[compare.name], step, template)
+            for compare in policy.judge.compare
+            if compare.name in traffic.learned
+        }
+        for step in steps
+        if step.nodes
+    }
+
+
+def _step(step: StepAhead, traffic: Traffic) -> str:
+    number = f"step {step.first}" + (f" to {step.last}" if step.last > step.first else "")
+    bake = format_duration(step.bake)
+    beside = f"{step.stable} beside them" if step.stable else "none beside them"
+    return f"{number}: {step.nodes} of {traffic.eligible} nodes, {beside}; bake {bake}"
+
+
+def _sight(name: str, sight: Sight, step: StepAhead) -> list[str]:
+    if not sight.requests_per_s:
+        return [f"{name}: no traffic"]
+    clears = "never"
+    if sight.clears_s is not None:
+        count = sight.requests_per_s * sight.clears_s
+        clears = f"after about {say_duration(sight.clears_s)} ({count:,.0f} counted)"
+    within = format_duration(step.decide_within)
+    seen = [
+        f"{harm} {f'after {say_duration(at_s)}' if at_s is not None else f'not within {within}'}"
+        for harm, at_s in sight.harms
+    ]
+    return [f"{name}: a healthy model is cleared {clears}", f"{name}: sees {', '.join(seen)}"]
+
+
+def _sight_warnings(
+    name: str, sight: Sight, step: StepAhead, policy: RolloutPolicySpec
+) -> list[str]:
+    where = f"step {step.first}, {name}"
+    within = format_duration(step.decide_within)
+    then = f"onUndecided ({policy.judge.on_undecided}) acts first, after {within}"
+    found = []
+    if not sight.requests_per_s:
+        return [f"{where}: nothing is counted, so it can decide nothing; {then}"]
+    if sight.clears_s is None:
+        found.append(f"{where}: can never clear a healthy model at this traffic; {then}")
+    elif sight.clears_s > step.decide_within.total_seconds():
+        late = say_duration(sight.clears_s)
+        found.append(f"{where}: needs about {late} to clear a healthy model; {then}")
+    harm, seen_s = sight.harms[-1]
+    if seen_s is None:
+        found.append(f"{where}: does not see the harm that detect names ({harm}) within {within}")
+    return found
+
+
+def _history_warnings(policy: RolloutPolicySpec, traffic: Traffic) -> list[str]:
+    found = []
+    required = policy.judge.history.required
+    for name, learned in traffic.learned.items():
+        ready = readiness(learned, traffic.nodes, required=required)
+        if ready.lacking:
+            then = {"Wait": "it would wait in Learning", "Proceed": "it would go on uncompared"}
+            found.append(f"{name} {ready.sentence}; {then[policy.judge.history.on_missing]}")
+    return found
+
+
+def _threshold(threshold: Threshold, sample: ThresholdSample | None) -> tuple[str, str]:
+    dry = " (dry run)" if threshold.dry_run else ""
+    name = f"threshold {threshold.name}{dry}"
+    if sample is None:
+        return f"{name}: not asked; --prometheus URL asks for its value now", ""
+    spec = threshold_spec(threshold)
+    look = judge_threshold(spec, [sample])
+    if look.measured and look.bad:
+        value = f"{sample.value:g}" if sample.value is not None else "none"
+        return f"{name}: {value} now, beyond the limit", (
+            f"{name} is beyond its limit on the stable revision already: every candidate would "
+            "be taken back"
+        )
+    if look.verdict is not Verdict.PASS:
+        return f"{name}: {look.message}", (
+            f"{name} has no usable value now ({look.message}): as it is, no step would pass"
+        )
+    interval = threshold.interval or "judge.interval"
+    return f"{name}: {look.message}; sampled every {interval}", ""

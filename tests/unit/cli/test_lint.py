@@ -1,0 +1,215 @@
+"""``linnet lint``: before the rollout, what a policy would see of the real fleet, and when."""
+
+import re
+
+import pytest
+
+from linnet_api.rollout_policy import RolloutPolicySpec
+from linnet_cli.exits import Exit
+from linnet_operator.evidence import config_map, make_record
+from linnet_operator.foresight import foresee, steps_ahead
+from linnet_operator.judge.assess import MetricInputs, assess
+from linnet_operator.judge.compare import NodeCount, look
+from linnet_operator.judge.learned import NodeHistory, learn
+from linnet_operator.judge.verdicts import Verdict
+from linnet_operator.terms import step_template
+
+POLICY = """
+apiVersion: linnet.dev/v1alpha1
+kind: RolloutPolicy
+metadata: {{name: careful, namespace: factory}}
+spec:
+  steps:
+  - {{nodes: 1, bake: 10m}}
+  - {{nodes: 30%, bake: 1h}}
+  - {{nodes: 100%, bake: 1h}}
+  judge:
+    history: {{window: 10m, windows: 24, required: {required}}}
+    compare: [{{name: errors, signal: Errors}}]
+    thresholds: {thresholds}
+"""
+
+
+def spec(**judge):
+    steps = [{"nodes": 1, "bake": "10m"}, {"nodes": "30%", "bake": "1h"}]
+    return RolloutPolicySpec.model_validate(
+        {"steps": [*steps, {"nodes": "100%", "bake": "1h"}], "judge": judge}
+    )
+
+
+def past(*, per_window=200.0, failures=2.0, nodes=10):
+    """What nodes have learned that serve ``per_window`` requests in ten minutes."""
+    rows = [
+        NodeHistory(
+            node=f"edge-{number}",
+            windows=((failures, per_window),) * 24,
+            recent=((0.0, per_window / 20),) * 24,
+        )
+        for number in range(1, nodes + 1)
+    ]
+    return learn(rows, interval_s=30.0, window_s=600.0)
+
+
+@pytest.fixture
+def policy(tmp_path):
+    def write(thresholds="[]", required=6):
+        path = tmp_path / "policy.yaml"
+        path.write_text(POLICY.format(thresholds=thresholds, required=required), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def settled(stories):
+    """A fleet whose newest rollout has read its past; its deployment names the policy."""
+    fleet = stories["completed-without-two"]()
+
+    def learned(found):
+        template = step_template(spec())
+        metric = MetricInputs(
+            name="errors", signal="Errors", learned=found, candidates=(), stable=()
+        )
+        inputs = type(template)(
+            metrics=(metric,),
+            alpha=template.alpha,
+            steps=template.steps,
+            detect=template.detect,
+            required_windows=6,
+        )
+        record = make_record(inputs, assess(inputs), about={"until": "2026-02-28T09:00:00Z"})
+        fleet.objects["configmaps", "factory", "digits-2-e0"] = config_map(
+            record, name="digits-2-e0", namespace="factory", labels={}, owner_references=[]
+        )
+        rollout = fleet.objects["modelrollouts", "factory", "digits-2"]
+        rollout["status"]["evidence"] = {"name": "digits-2-e0", "sha256": record.sha256}
+        deployment = fleet.objects["modeldeployments", "factory", "digits"]
+        deployment["spec"]["policyRef"] = {"name": "careful"}
+        deployment["status"]["nodes"]["eligible"] = 10
+        return fleet.kube()
+
+    return learned
+
+
+def test_the_steps_are_told_in_integers_of_the_real_fleet(settled, linnet, policy):
+    outcome = linnet(settled(past()), "lint", policy())
+
+    assert outcome.code == Exit.OK
+    assert "careful: can be used" in outcome.out
+    assert "factory/digits: 10 nodes, stable 5f7c9d0a1b; its past as digits-2 learned it" in (
+        outcome.out
+    )
+    assert "step 1: 1 of 10 nodes, 9 beside them; bake 10m" in outcome.out
+    assert "step 3: 8 of 10 nodes, 2 beside them; bake 1h" in outcome.out
+
+
+def test_a_gate_that_can_hardly_decide_is_a_warning_with_numbers(settled, linnet, policy):
+    """3 requests a minute on one node: an hour of them says nothing about 1 %."""
+    outcome = linnet(settled(past(per_window=30.0, failures=0.3)), "lint", policy())
+
+    assert re.search(
+        r"warning: step 1, errors: needs about \d+h to clear a healthy model; onUndecided \(Ask\) "
+        r"acts first, after 1h",
+        outcome.out,
+    )
+
+
+def test_a_fleet_without_traffic_is_told_so(settled, linnet, policy):
+    outcome = linnet(settled(past(per_window=0.0, failures=0.0)), "lint", policy())
+
+    assert "warning: step 1, errors: nothing is counted, so it can decide nothing" in outcome.out
+
+
+def test_too_little_history_is_a_warning_and_says_what_would_happen(settled, linnet, policy):
+    outcome = linnet(settled(past(nodes=1)), "lint", policy(required=24))
+
+    assert "windows of history" in outcome.out
+    assert "it would wait in Learning" in outcome.out
+
+
+def test_a_fleet_whose_past_is_unknown_says_how_to_get_it(stories, linnet, policy):
+    kube = stories["completed-without-two"]().kube()
+
+    outcome = linnet(kube, "lint", policy(), "--deployment", "digits")
+
+    assert "no rollout has read the fleet's past yet; --prometheus URL reads it now" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "says"),
+    [
+        ("[{name: t, query: 'sum(x', max: '1'}]", "spec.judge.thresholds t: '(' is never closed"),
+        ("[{name: t, query: 'x', max: 'one'}]", "spec.judge.thresholds.0.max"),
+        ("[{name: t, query: x, maximum: 1}]", "spec.judge.thresholds.0.maximum is no field"),
+        ("[{name: t, query: x}]", "spec.judge.thresholds t: it needs max, min, or both"),
+    ],
+)
+def test_a_policy_that_cannot_be_used_is_an_error_that_names_the_field(
+    linnet, policy, thresholds, says
+):
+    outcome = linnet(None, "lint", policy(thresholds), "--offline")
+
+    assert outcome.code == Exit.ERROR
+    assert "careful: cannot be used" in outcome.out
+    assert says in outcome.out
+
+
+def test_a_file_without_a_policy_is_misuse(linnet, tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text("kind: ConfigMap", encoding="utf-8")
+
+    assert linnet(None, "lint", str(path)).code == Exit.USAGE
+    assert linnet(None, "lint", str(tmp_path / "gone")).code == Exit.ERROR
+
+
+def test_nobody_names_the_policy(linnet, stories, policy):
+    outcome = linnet(stories["completed-without-two"]().kube(), "lint", policy())
+
+    assert "no ModelDeployment in factory names careful" in outcome.err
+
+
+# ---------------------------------------------------------------- the foresight itself
+
+
+def counted(nodes, seconds, *, factor):
+    return [
+        NodeCount(
+            node=node,
+            failures=factor * 0.01 * seconds / 3,
+            requests=seconds / 3,
+            seconds=seconds,
+        )
+        for node in nodes
+    ]
+
+
+@pytest.mark.slow
+def test_what_is_foreseen_is_what_the_judge_says_then():
+    """20 requests a minute, 1 % errors: at the foreseen time the judge decides, before it not."""
+    learned, template = past(), step_template(spec())
+    (_, step, _) = steps_ahead(spec(), eligible_count=10)
+    sight = foresee(learned, step, template)
+    chosen = ["edge-2", "edge-5", "edge-9"]
+    others = [node.node for node in learned.nodes if node.node not in chosen]
+    doubled = dict(sight.harms)["x2"]
+
+    def judged(seconds, factor):
+        return look(
+            learned,
+            counted(chosen, seconds, factor=factor),
+            counted(others, seconds, factor=1.0),
+            alpha=template.alpha,
+            steps=template.steps,
+            detect=template.detect,
+        )
+
+    assert judged(sight.clears_s * 1.05, 1.0).verdict is Verdict.PASS
+    assert judged(sight.clears_s * 0.9, 1.0).verdict is Verdict.UNDECIDED
+    assert judged(doubled * 1.05, 2.0).verdict is Verdict.FAIL
+    assert judged(doubled * 0.9, 2.0).verdict is Verdict.UNDECIDED
+
+
+def test_steps_of_equal_quota_are_one():
+    ahead = steps_ahead(spec(), eligible_count=2)
+
+    assert [(step.first, step.last, step.nodes) for step in ahead] == [(1, 2, 1), (3, 3, 2)]
