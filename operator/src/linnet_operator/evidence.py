@@ -279,16 +279,16 @@ def _counts_to_json(rows: Sequence[NodeCount]) -> dict[str, list[Any]]:
         "failures": [_number_or_null(row.failures) for row in rows],
         "requests": [_number_or_null(row.requests) for row in rows],
         "seconds": [_number_or_null(row.seconds) for row in rows],
+        "domain": [row.domain for row in rows],
     }
 
 
 def _counts_from_json(value: Mapping[str, Any]) -> tuple[NodeCount, ...]:
-    columns = zip(
-        value["node"], value["failures"], value["requests"], value["seconds"], strict=True
-    )
+    names = ("node", "failures", "requests", "seconds", "domain")
+    columns = zip(*(value[name] for name in names), strict=True)
     return tuple(
-        NodeCount(node=node, failures=failures, requests=requests, seconds=seconds)
-        for node, failures, requests, seconds in columns
+        NodeCount(node=node, failures=failures, requests=requests, seconds=seconds, domain=domain)
+        for node, failures, requests, seconds, domain in columns
     )
 
 

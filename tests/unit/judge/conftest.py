@@ -26,9 +26,13 @@ class Fleet:
     def learned(self, nodes=10, **more):
         return learn(self.history(nodes, **more), interval_s=1, window_s=10)
 
-    def count(self, index, failures, requests, seconds=60.0):
+    def count(self, index, failures, requests, seconds=60.0, domain=""):
         return NodeCount(
-            node=f"edge-{index:02d}", failures=failures, requests=requests, seconds=seconds
+            node=f"edge-{index:02d}",
+            failures=failures,
+            requests=requests,
+            seconds=seconds,
+            domain=domain,
         )
 
     def look(self, candidates, stable, *, learned=None, steps=4, detect=None):

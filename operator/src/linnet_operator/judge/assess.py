@@ -359,6 +359,12 @@ def _metric_message(metric: MetricInputs, result: MetricLook, power: Power | Non
         parts.append("evidence of harm, but not yet enough over all metrics")
     else:
         parts.append(f"{rise} is not excluded yet")
+    worst = max(result.domains, key=lambda domain: domain.log_e, default=None)
+    if worst is not None and worst.log_e >= max(result.log_e, result.line):
+        parts.append(
+            f"mostly on {worst.domain}: {worst.failures:.0f} of {worst.requests:.0f}, "
+            f"{_number(worst.expected)} expected"
+        )
     if power is not None and power.sentence != "decided":
         parts.append(power.sentence)
     if result.without_history:

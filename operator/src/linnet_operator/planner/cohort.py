@@ -34,6 +34,11 @@ def by_lot(
     return (*_spread(first, rollout_uid, spread_by), *_spread(rest, rollout_uid, spread_by))
 
 
+def domain_of(node: NodeView, spread_by: Sequence[str]) -> str:
+    """Return the failure domain of a node, as people read it; empty where it has no such label."""
+    return "/".join(filter(None, (node.labels.get(key) for key in spread_by)))
+
+
 def _spread(nodes: list[NodeView], rollout_uid: str, spread_by: Sequence[str]) -> list[NodeView]:
     # Each domain lays its nodes evenly over [0, 1), from an offset of its own: any prefix of the
     # whole

@@ -317,10 +317,11 @@ class LookKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node whose candidate is judged, and since when it serves it."""
+    """A node whose candidate is judged, since when it serves it, and where ``spreadBy`` puts it."""
 
     node: str
     since: datetime
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_operator.planner import bake, orders, removal, windows
 from linnet_operator.planner import status as say
 from linnet_operator.planner.budget import room
-from linnet_operator.planner.cohort import by_lot
+from linnet_operator.planner.cohort import by_lot, domain_of
 from linnet_operator.planner.decide import decide
 from linnet_operator.planner.fleet import is_active, sort_out
 from linnet_operator.planner.model import (
@@ -193,7 +193,11 @@ def _evidence_request(turn: Turn, status: ModelRolloutStatus) -> EvidenceRequest
     ):
         kind = LookKind.STEP
         candidates = tuple(
-            Candidate(node.name, node.report.current.activated_at or turn.now)
+            Candidate(
+                node.name,
+                node.report.current.activated_at or turn.now,
+                domain_of(node, turn.policy.spread_by),
+            )
             for node in turn.fleet.eligible
             if is_active(node, revision)
             and node.report is not None
