@@ -16,23 +16,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from linnet_api.durations import format_duration, parse_duration
+from linnet_api.durations import parse_duration
 from linnet_api.model_rollout import EvidenceRef
 from linnet_api.reasons import Verdict
 from linnet_api.rollout_policy import Compare, RolloutPolicySpec
 from linnet_operator.cache import (
     FleetCache,
-    NodeModelFacts,
     RevisionFacts,
     RolloutFacts,
     facts_of,
 )
+from linnet_operator.completeness import holders_of, say_partial
 from linnet_operator.errors import KubeError
 from linnet_operator.evidence import EvidenceRecord, EvidenceRecordError, read_config_map
 from linnet_operator.history import read_histories, unreadable
-from linnet_operator.judge.assess import MetricInputs
+from linnet_operator.judge.assess import MetricInputs, StepInputs
 from linnet_operator.judge.compare import NodeCount
-from linnet_operator.judge.counters import Counts, foreign_series, node_counts, say_foreign
+from linnet_operator.judge.counters import Counts, node_counts
 from linnet_operator.judge.learned import Learned, Readiness
 from linnet_operator.kube import (
     CONFIG_MAPS,
@@ -47,6 +47,8 @@ from linnet_operator.learning import (
     learn_all,
     read_learned,
 )
+from linnet_operator.metrics import PLACEBO, PLACEBO_ALARM
+from linnet_operator.placebo import PlaceboTally, groups_by_lot, judge_placebo
 from linnet_operator.planner.model import (
     DeploymentView,
     Evidence,
@@ -62,8 +64,6 @@ from linnet_operator.terms import signal_of, step_template
 log = logging.getLogger(__name__)
 
 _SHORTEST_LAG: Final = timedelta(seconds=5)
-_STALE_AT_LEAST: Final = timedelta(seconds=30)
-_STALE_INTERVALS: Final = 3
 _ERRORS: Final = Signal(kind="Errors")
 
 
@@ -139,6 +139,7 @@ class Looks:
         self._sources = sources
         self._clock = clock
         self._memory = _Memory(rollout_uid="")
+        self._placebo = PlaceboTally(alpha=0.01)
 
     async def look(
         self, request: EvidenceRequest, *, deployment: DeploymentView, policy: RolloutPolicySpec
@@ -252,6 +253,7 @@ class Looks:
                 queries=sorted({*requests.queries, *asked}),
             ),
         )
+        await self._look_at_placebo(question, inputs)
         said = judged.assessment
         evidence = Evidence(
             rollout_uid=request.rollout_uid,
@@ -302,40 +304,48 @@ class Looks:
             candidates=candidates,
             stable=stable,
             no_data=counts.no_data,
-            partial=self._partial(question, counts, scrape),
+            partial=say_partial(
+                counts,
+                scrape,
+                now=question.now,
+                interval=question.interval,
+                candidates=[each.node for each in request.candidates],
+                holders=holders_of(
+                    self._cache.of_deployment(
+                        NODE_MODELS,
+                        namespace=question.deployment.namespace,
+                        deployment=question.deployment.name,
+                    )
+                ),
+            ),
         )
 
-    def _partial(self, question: _Question, counts: Counts, scrape: ScrapeTime) -> str:
-        """Return why what was measured is not complete; empty when it is."""
-        assert scrape.at is not None, scrape
-        problems = list(counts.warnings)
-        age = question.now - scrape.at
-        if age > max(_STALE_AT_LEAST, _STALE_INTERVALS * question.interval):
-            problems.append(f"the newest scrape is {format_duration(age)} old; check Prometheus")
-        judged = {each.node for each in question.request.candidates}
-        behind = sorted(judged.intersection(scrape.behind))
-        if behind:
-            problems.append(f"no fresh scrape of {', '.join(behind[:3])}")
-        foreign = foreign_series(counts, self._holders(question.deployment))
-        if foreign:
-            problems.append(say_foreign(foreign))
-        return "; ".join(problems)
-
-    def _holders(self, deployment: DeploymentView) -> dict[str, list[str]]:
-        """Return revision -> nodes that were told to hold it, or report that they do."""
-        holders: dict[str, set[str]] = {}
-        for entry in self._cache.of_deployment(
-            NODE_MODELS, namespace=deployment.namespace, deployment=deployment.name
-        ):
-            facts = facts_of(entry, NodeModelFacts)
-            order, report = facts.spec, facts.status
-            held = [order.desired.revision, report.revision, *report.on_disk]
-            held += [order.baseline.revision] if order.baseline is not None else []
-            held += [each.revision for each in (report.current, report.previous) if each]
-            for revision in held:
-                if revision is not None:
-                    holders.setdefault(revision, set()).add(order.node.name)
-        return {revision: sorted(nodes) for revision, nodes in sorted(holders.items())}
+    async def _look_at_placebo(self, question: _Question, inputs: StepInputs) -> None:
+        """Judge stable nodes as if they had changed, and tell when that goes wrong too often."""
+        request = question.request
+        lot = f"{request.rollout_uid}/{request.step}"
+        groups = groups_by_lot(request.stable, size=len(request.candidates), lot=lot)
+        if not groups or not any(metric.learned for metric in inputs.metrics):
+            return
+        verdicts = await self._workers.run(judge_placebo, inputs, groups)
+        tally = self._placebo
+        tally.alpha = inputs.alpha
+        was_ringing = tally.alarm
+        judged, taken_back = tally.count(request.rollout_uid, request.step, verdicts)
+        labels = (question.deployment.namespace, question.deployment.name)
+        PLACEBO.labels(*labels, "Judged").inc(judged)
+        PLACEBO.labels(*labels, "TakenBack").inc(taken_back)
+        PLACEBO_ALARM.labels(*labels).set(tally.alarm)
+        if tally.alarm and not was_ringing:
+            log.warning(
+                "judge.placebo.alarm",
+                extra={
+                    "namespace": labels[0],
+                    "deployment": labels[1],
+                    "reason": f"{len(tally.taken_back)} of {len(tally.judged)} groups of stable "
+                    "nodes would have been taken back although nothing changed",
+                },
+            )
 
     def _sampler_of(self, request: EvidenceRequest) -> Sampler:
         if self._memory.step != request.step:

@@ -47,6 +47,20 @@ LOOKS: Final = prometheus_client.Counter(
     ("verdict",),
     registry=REGISTRY,
 )
+PLACEBO: Final = prometheus_client.Counter(
+    "linnet_judge_placebo",
+    "Groups of stable nodes that were judged as if they had changed, one a step and group, by what "
+    "they would have been: Judged (all), TakenBack. Their ratio is the judge's own error rate.",
+    ("namespace", "deployment", "outcome"),
+    registry=REGISTRY,
+)
+PLACEBO_ALARM: Final = prometheus_client.Gauge(
+    "linnet_judge_placebo_alarm",
+    "1 where more placebo groups would have been taken back than falseRollback can explain: do not "
+    "trust the judge on this fleet, look at its history and its metrics.",
+    ("namespace", "deployment"),
+    registry=REGISTRY,
+)
 ROLLOUT_STEP: Final = prometheus_client.Gauge(
     "linnet_rollout_step",
     "The step that a running rollout is at, from 1.",

@@ -15,6 +15,7 @@ from linnet_operator.judge.counters import Counts
 from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.kube import MODEL_ROLLOUTS, NODE_MODELS
 from linnet_operator.looks import Looks
+from linnet_operator.metrics import REGISTRY
 from linnet_operator.planner.model import Candidate, DeploymentView, EvidenceRequest, LookKind
 from linnet_operator.prometheus import Sampled, ScrapeTime
 
@@ -445,3 +446,21 @@ async def test_a_preset_without_reports_of_its_own_has_no_requests_to_fit(
 
     assert looked.evidence.requests == {}
     assert looked.evidence.verdict in {Verdict.PASS, Verdict.UNDECIDED}
+
+
+async def test_stable_nodes_are_judged_as_if_they_had_changed_and_counted_once(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    looker = looks()
+
+    def counted(outcome):
+        labels = {"namespace": "factory", "deployment": "digits", "outcome": outcome}
+        return REGISTRY.get_sample_value("linnet_judge_placebo_total", labels) or 0.0
+
+    before = counted("Judged"), counted("TakenBack")
+    await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+    await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    assert (counted("Judged"), counted("TakenBack")) == (before[0] + 2, before[1])

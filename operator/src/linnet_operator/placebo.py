@@ -1,0 +1,125 @@
+"""The placebo: would the judge have taken back nodes that have not changed at all?
+
+Rules:
+- Groups of stable nodes, as large as the real one, are judged as if they had the candidate, beside
+  the other stable nodes. Who is in a group is decided by lot.
+- Their rate is the judge's own error rate on this very fleet; it must not be above the chance that
+  the policy allows.
+- The alarm rings when chance explains the count less than once in a thousand: it is about the judge
+  and its history, not about a model.
+- It decides nothing: no rollout waits for it, and no node moves.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import comb, fsum
+from typing import Final
+
+from linnet_operator.judge.assess import MetricInputs, StepInputs, assess
+from linnet_operator.judge.compare import FLEET_TROUBLE_FACTOR, combine, decision_line, look
+from linnet_operator.judge.verdicts import Verdict
+
+_MOST_GROUPS: Final = 4
+# A look at a thousand nodes takes a tenth of a second: one group of such a fleet is enough.
+_MANY_NODES: Final = 200
+_RARE: Final = 0.001
+
+
+def groups_by_lot(nodes: Sequence[str], *, size: int, lot: str) -> tuple[tuple[str, ...], ...]:
+    """Return disjoint groups of ``size`` nodes; at least half of the nodes stay out of each.
+
+    Args:
+        nodes: The stable nodes.
+        size: How many nodes the real group has; no group is more than half of the nodes.
+        lot: What the order of the nodes is drawn from; the same lot, the same groups.
+    """
+    size = min(size, len(nodes) // 2)
+    if size < 1:
+        return ()
+    drawn = sorted(nodes, key=lambda node: hashlib.sha256(f"{lot}/{node}".encode()).digest())
+    most = _MOST_GROUPS if len(nodes) <= _MANY_NODES else 1
+    return tuple(
+        tuple(sorted(drawn[index * size : (index + 1) * size]))
+        for index in range(min(most, len(nodes) // size))
+    )
+
+
+def judge_placebo(inputs: StepInputs, groups: Sequence[Sequence[str]]) -> tuple[bool | None, ...]:
+    """Return for each group whether it would have been taken back; None where nothing was counted.
+
+    Pure and picklable on both sides, so it runs in a worker process.
+    """
+    return tuple(_judge_group(inputs, frozenset(group)) for group in groups)
+
+
+@dataclass(slots=True)
+class PlaceboTally:
+    """What placebo groups of one deployment did, since the process began; a group counts once."""
+
+    alpha: float
+    judged: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
+    taken_back: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
+
+    def count(self, rollout: str, step: int, verdicts: Sequence[bool | None]) -> tuple[int, int]:
+        """Count the groups of a look; return how many are new, and newly taken back."""
+        before = len(self.judged), len(self.taken_back)
+        for index, verdict in enumerate(verdicts):
+            if verdict is not None:
+                self.judged.add((rollout, step, index))
+            if verdict:
+                self.taken_back.add((rollout, step, index))
+        return len(self.judged) - before[0], len(self.taken_back) - before[1]
+
+    @property
+    def alarm(self) -> bool:
+        """True where chance alone hardly ever takes so many back."""
+        return chance_of(len(self.taken_back), of=len(self.judged), alpha=self.alpha) < _RARE
+
+
+def chance_of(taken_back: int, *, of: int, alpha: float) -> float:
+    """Return the chance that at least so many are taken back where each is with ``alpha``."""
+    if taken_back == 0:
+        return 1.0
+    below = fsum(
+        comb(of, count) * alpha**count * (1.0 - alpha) ** (of - count)
+        for count in range(taken_back)
+    )
+    return max(0.0, 1.0 - below)
+
+
+def _judge_group(inputs: StepInputs, group: frozenset[str]) -> bool | None:
+    swapped = [_swapped(metric, group) for metric in inputs.metrics if metric.learned is not None]
+    looks = [
+        look(
+            metric.learned,
+            metric.candidates,
+            metric.stable,
+            alpha=inputs.alpha,
+            steps=inputs.steps,
+            detect=inputs.detect,
+        )
+        for metric in swapped
+        if metric.learned is not None
+    ]
+    counted = [each for each in looks if each.requests > 0.0]
+    if not counted:
+        return None
+    line = decision_line(alpha=inputs.alpha, steps=inputs.steps)
+    troubled = any(each.fleet_factor > FLEET_TROUBLE_FACTOR for each in counted)
+    if combine([each.log_e for each in looks]) < line and not any(each.all_fail for each in looks):
+        return False
+    if troubled and not any(each.all_fail for each in looks):
+        return False
+    said = assess(replace(inputs, metrics=tuple(swapped), thresholds=()))
+    return said.verdict is Verdict.FAIL and not said.needs_person
+
+
+def _swapped(metric: MetricInputs, group: frozenset[str]) -> MetricInputs:
+    """Return the metric as if the stable nodes of ``group`` had the candidate, and no others."""
+    return replace(
+        metric,
+        candidates=tuple(row for row in metric.stable if row.node in group),
+        stable=tuple(row for row in metric.stable if row.node not in group),
+        partial="",
+    )
