@@ -18,8 +18,16 @@ class MissingPeerError(Exception):
     """A peer is not to be had here; the message says why."""
 
 
-def environment(name):
-    """Return the Python of the environment for ``bench/requirements/<name>.txt``."""
+def environment(name, *, install=True):
+    """Return the Python of the environment for ``bench/requirements/<name>.txt``.
+
+    Args:
+        name: The peer.
+        install: Whether to install it where it is not.
+
+    Raises:
+        MissingPeerError: It is not there, and cannot or must not be installed.
+    """
     lock = REQUIREMENTS / f"{name}.txt"
     key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
     cache = Path(os.environ.get("LINNET_CACHE", Path.home() / ".cache" / "linnet"))
@@ -27,6 +35,8 @@ def environment(name):
     python = place / "bin" / "python"
     if (place / ".complete").exists():
         return python
+    if not install:
+        raise MissingPeerError(f"{name} is not installed; `make bench-server` does it")
     shutil.rmtree(place, ignore_errors=True)
     print(f"   installing {name} into {place} (once)", flush=True)
     pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]

@@ -42,19 +42,22 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         self.session = open_session(config["parameters"]["path"]["string_value"])
-        self.names = [one["name"] for one in config["input"]]
+        self.inputs, self.outputs = (
+            [one["name"] for one in config[side]] for side in ("input", "output")
+        )
 
     def execute(self, requests):
         answers = []
         for request in requests:
             feeds = {{}}
-            for name in self.names:
+            for name in self.inputs:
                 array = pb.get_input_tensor_by_name(request, name).as_numpy()
                 if array.dtype == np.object_:
                     flat = [element.decode() for element in array.reshape(-1)]
                     array = np.array(flat, np.object_).reshape(array.shape)
                 feeds[name] = array
-            wanted = request.requested_output_names()
+            asked = request.requested_output_names()
+            wanted = [name for name in self.outputs if name in asked]
             answers.append(pb.InferenceResponse([
                 pb.Tensor(name, array)
                 for name, array in zip(wanted, self.session.run(wanted, feeds))

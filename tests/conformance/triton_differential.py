@@ -345,7 +345,7 @@ def good_cases():
         "raw request, two free dimensions": raw_request("free", raw),
         "raw request, no rows": raw_request("echo_FP32", b""),
         "raw request, a string": raw_request("words", b"hello"),
-        "two times the same JSON key": infer("pair", plain[:-1] + b', "id": "a", "id": "b"}'),
+        "id twice": infer("pair", plain[:-1] + b', "id": "a", "id": "b"}'),
     }
 
 
@@ -644,14 +644,19 @@ class Peer:
     def ask(self, case):
         """Return what came back, as comparable facts."""
         facts = case.ask(self.ports)
+        ended = "the model ends" if self.is_live() else "the process ends"
         if not self.is_ready():
             self.stop()
             self.start()
-            return {"status": "the process ends"}
+            return {"status": ended}
         return facts
 
+    def is_live(self):
+        return Http("GET", "/v2/health/live").ask(self.ports)["status"] == "200"
+
     def is_ready(self):
-        return Http("GET", "/v2/health/ready").ask(self.ports)["status"] == "200"
+        """Tell whether the model that most requests are for still answers."""
+        return infer("pair", pair_of()).ask(self.ports)["status"] == "200"
 
     def stop(self):
         self._process.terminate()
@@ -659,15 +664,19 @@ class Peer:
 
 
 @contextlib.contextmanager
-def start_both(place):
+def start_both(place, *, install):
     """Yield Triton and linnet-server, both ready.
+
+    Args:
+        place: A directory of their own.
+        install: Whether to install Triton where it is not.
 
     Raises:
         MissingPeerError: Triton is not to be had here.
     """
     pairs = [f"{name}={path}" for name, path in save_models(place).items()]
     http_port, grpc_port = free_port(), free_port()
-    triton = [environment("triton"), "-m", "bench.peers.triton_server"]
+    triton = [environment("triton", install=install), "-m", "bench.peers.triton_server"]
     triton += [str(http_port), "--grpc", str(grpc_port), *pairs]
     ours = [sys.executable, "-m", "linnet_server", "--allow-unverified"]
     ours += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--port-file", place / "ports"]
@@ -732,7 +741,10 @@ def count_cases():
 
 
 def main():
-    with tempfile.TemporaryDirectory() as directory, start_both(Path(directory)) as peers:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        start_both(Path(directory), install=True) as peers,
+    ):
         found = compare(*peers)
     for case, fact, theirs, ours in found:
         print(f"{case} | {fact} | {theirs} | {ours}")

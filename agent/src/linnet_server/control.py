@@ -5,6 +5,7 @@
   list.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ from linnet_server.http1 import (
     unexpected_response,
 )
 from linnet_server.protocol import parse_object
-from linnet_server.records import DeploymentKey
+from linnet_server.records import DeploymentKey, RevisionFiles
+from linnet_server.repository import RepositoryApp
 
 BODY_LIMIT_BYTES: Final = 65536
 
@@ -26,9 +28,10 @@ BODY_LIMIT_BYTES: Final = 65536
 class ControlApp:
     """Carries out what comes in at the control socket."""
 
-    def __init__(self, catalog: Catalog, root: Path) -> None:
+    def __init__(self, catalog: Catalog, root: Path, bare: Sequence[RevisionFiles] = ()) -> None:
         self._catalog = catalog
         self._root = root
+        self._repository = RepositoryApp(catalog, root, bare)
 
     async def respond(self, request: Request) -> Response:
         """Carry out one order."""
@@ -69,6 +72,8 @@ class ControlApp:
             case "DELETE", ["control", "models", namespace, deployment]:
                 await self._catalog.remove(DeploymentKey(namespace, deployment))
                 return Response(204)
+            case "POST", ["v2", "repository", *parts]:
+                return await self._repository.respond(request, parts)
             case method, ["control", "models", *_]:
                 raise MethodNotAllowedError(f"no order {method} {request.path[:200]}")
             case _:

@@ -138,7 +138,7 @@ def parse_infer(
         )
     document, raw = _split(body, json_bytes)
     feeds = _read_inputs(document.get("inputs"), raw, signature.inputs, _may_hold_booleans(body))
-    binary = _read_parameter(document, "binary_data_output") is True
+    binary = _read_flag(document, "binary_data_output") is True
     return InferRequest(
         read_id(document.get("id")),
         feeds,
@@ -350,10 +350,17 @@ def _read_outputs(tensors: object, signature: Signature, *, binary: bool) -> Wan
             raise BadRequestError("every output must be an object with a 'name'")
         find_output(name, signature)
         refuse_extensions(f"output '{name}'", _read_parameters(tensor))
-        own = _read_parameter(tensor, "binary_data")
-        wanted.append(WantedOutput(name, binary if own is None else own is True))
+        own = _read_flag(tensor, "binary_data")
+        wanted.append(WantedOutput(name, binary if own is None else own))
     check_outputs_once(wanted)
     return signature.want(wanted)
+
+
+def _read_flag(holder: dict[str, Any], name: str) -> bool | None:
+    value = _read_parameter(holder, name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise BadRequestError(f"'{name}' must be true or false")
 
 
 def _read_parameter(holder: dict[str, Any], name: str) -> object:
@@ -366,6 +373,9 @@ def _read_parameters(holder: dict[str, Any]) -> Mapping[str, object]:
         return _NO_PARAMETERS
     if not isinstance(parameters, dict):
         raise BadRequestError("'parameters' must be an object")
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float):  # a boolean is an integer
+            raise BadRequestError(f"parameter {name!r:.80} must be text, a number or a boolean")
     return parameters
 
 

@@ -99,8 +99,9 @@ class PublicApp:
                 _expect(request, "POST")
                 return self._take_feedback(request, name)
             case parts:
+                answer = self._look_up(parts)
                 _expect(request, "GET")
-                return self._look_up(parts)
+                return answer
 
     def _look_up(self, parts: list[str]) -> Response:
         match parts:

@@ -24,7 +24,7 @@ from linnet_server.access import Access, TlsFiles
 from linnet_server.access_log import log_grpc
 from linnet_server.catalog import LoadedRevision
 from linnet_server.dataplane import DataPlane
-from linnet_server.errors import BadRequestError, NotReadyError, ServerError
+from linnet_server.errors import BadRequestError, NotFoundError, NotReadyError, ServerError
 from linnet_server.protocol import InferRequest, Signature, server_metadata
 from linnet_server.protocol_grpc import (
     parse_infer_message,
@@ -174,7 +174,7 @@ class GrpcListener:
     ) -> pb.ModelReadyResponse:
         try:
             self._catalog.pick(question.name, question.version or None)
-        except NotReadyError:
+        except (NotReadyError, NotFoundError):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
