@@ -60,7 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         help="listen on the network without tokens: something else keeps strangers off",
     )
     add("--access-log", action="store_const", const=True, help="write a line for each request")
-    add("--model", metavar="NAME=PATH", action="append", help="serve a bare file, without an agent")
+    add("--engine-cache", metavar="DIR", help="engines for this GPU (default DIR/engines)")
+    add(
+        "--model",
+        metavar="NAME=PATH",
+        action="append",
+        help="serve a bare file or directory, without an agent; may come more than once",
+    )
+    add("--variant", metavar="NAME", help="what bare models run on (default onnx: the CPU)")
     add(
         "--allow-unverified",
         action="store_const",

@@ -29,8 +29,9 @@ from linnet_server.loading import Loader
 from linnet_server.memory import limit_memory
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
-from linnet_server.records import unverified_revision
+from linnet_server.records import RevisionFiles
 from linnet_server.settings import Settings
+from linnet_server.standalone import ModelPathError, find_models
 
 if TYPE_CHECKING:
     from linnet_server.public_grpc import GrpcListener
@@ -56,12 +57,15 @@ async def serve(settings: Settings) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Raises:
-        StartError: An address is taken, the control socket cannot be made, or a file of tokens or
-            certificates is of no use.
+        StartError: An address is taken, the control socket cannot be made, a file of tokens or
+            certificates is of no use, or a bare model cannot be served.
     """
     try:
         access = open_access(settings.token_file, settings.tls)
-    except AccessError as exc:
+        bare = find_models(
+            settings.model, variant=settings.variant, threads=settings.standalone_threads
+        )
+    except (AccessError, ModelPathError) as exc:
         raise StartError(str(exc)) from exc
     stopping = asyncio.Event()
     limit_memory(settings.max_memory_bytes)
@@ -75,7 +79,9 @@ async def serve(settings: Settings) -> None:
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as background:
-                await _run(settings, access, http_socket, control_socket, stopping, background)
+                await _run(
+                    settings, access, bare, http_socket, control_socket, stopping, background
+                )
         except* StartError as group:
             failure = group.exceptions[0]
         if failure is not None:
@@ -86,6 +92,7 @@ async def serve(settings: Settings) -> None:
 async def _run(
     settings: Settings,
     access: Access,
+    bare: list[RevisionFiles],
     http_socket: socket.socket,
     control_socket: socket.socket | None,
     stopping: asyncio.Event,
@@ -96,6 +103,7 @@ async def _run(
         max_threads=settings.threads,
         max_queue=settings.max_queue,
         timeout_s=settings.load_timeout_s,
+        engine_cache=settings.engine_directory,
         batch=settings.batch_limits,
     )
     catalog = Catalog(
@@ -132,16 +140,23 @@ async def _run(
         if settings.port_file is not None:
             _write_ports(settings.port_file, ports)
         log.info("server.listening", extra={"ports": ports, "pid": os.getpid()})
-        boot = tasks.create_task(_boot(catalog, settings))
+        boot = tasks.create_task(_boot(catalog, settings, bare, stopping))
         await stopping.wait()
         boot.cancel()
         await asyncio.gather(*(listener.stop(settings.drain_s) for listener in listeners))
+    failures = catalog.failures() if settings.standalone else ()
     await catalog.close()
+    if failures:
+        raise StartError("; ".join(failures))
 
 
-async def _boot(catalog: Catalog, settings: Settings) -> None:
-    bare = [unverified_revision(name, path) for name, path in sorted(settings.model.items())]
-    await catalog.boot(None if settings.standalone else settings.root.resolve(), bare)
+async def _boot(
+    catalog: Catalog, settings: Settings, bare: list[RevisionFiles], stopping: asyncio.Event
+) -> None:
+    """Load what is to be served; with bare models nobody mends one later, so that is the end."""
+    await catalog.boot(None if settings.standalone else settings.root.resolve())
+    if settings.standalone and catalog.failures():
+        stopping.set()
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -183,6 +183,14 @@ class Catalog:
             for deployment in self._deployments.values()
         )
 
+    def failures(self) -> tuple[str, ...]:
+        """Return what cannot be served, each with a sentence that says why, and what to do."""
+        return tuple(
+            f"model '{key.deployment}': {str(failure).rstrip('.')}. {failure.remedy}"
+            for key, deployment in sorted(self._deployments.items())
+            if (failure := deployment.failure) is not None
+        )
+
     def find(self, name: str) -> Deployment:
         """Return the deployment that clients call ``name``.
 
@@ -223,6 +231,8 @@ class Catalog:
             deployment = self._deployments.setdefault(key, Deployment(key))
             try:
                 files = read_revision(link.parents[3], key, link)
+                if not files.record.is_served_here:
+                    continue
                 self._claim(deployment, files.record)
             except ControlError as exc:
                 self._fail(deployment, exc)
@@ -263,6 +273,13 @@ class Catalog:
                 has changed.
         """
         files = read_revision(root, key, directory)
+        return await self.stage_files(files, fresh=fresh, replace=replace)
+
+    async def stage_files(
+        self, files: RevisionFiles, *, fresh: bool = False, replace: bool | None = None
+    ) -> LoadedRevision:
+        """Load a revision that was read already; all else is as `stage` has it."""
+        key = files.record.key
         deployment = self._deployments.setdefault(key, Deployment(key))
         async with deployment.lock:
             for loaded in (deployment.active, deployment.staged):

@@ -24,8 +24,8 @@ def run_server(flags: Mapping[str, object], *, print_config: bool) -> int:
         settings = read_settings(flags)
     except pydantic.ValidationError as exc:
         for error in exc.errors(include_url=False):
-            where = "".join(f"{part}: " for part in error["loc"])
-            _complain(where + error["msg"])
+            where = "".join(f"--{part}: " for part in error["loc"][:1]).replace("_", "-")
+            _complain(where + error["msg"].removeprefix("Value error, "))
         return USAGE_ERROR
     except ValueError as exc:
         _complain(str(exc))

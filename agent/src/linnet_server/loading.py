@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from linnet_server.batching import BatchingLane, BatchLimits, can_batch
@@ -23,7 +24,7 @@ from linnet_server.lane import Lane, SingleLane
 from linnet_server.memory import available_bytes, needed_bytes, resident_bytes, trim
 from linnet_server.records import RevisionFiles
 from linnet_server.runtimes.targets import Target, read_variant
-from linnet_server.sessions import Session, WarmUp, load_session
+from linnet_server.sessions import DEFAULT_CACHE, Session, WarmUp, load_session
 
 _LOAD_NICE: Final = 10
 """About a tenth of the share of a thread that answers, where both want one core."""
@@ -54,12 +55,14 @@ class Loader:
         max_threads: int,
         max_queue: int,
         timeout_s: float,
+        engine_cache: Path = DEFAULT_CACHE,
         batch: BatchLimits | None = None,
         available: Callable[[], int | None] = available_bytes,
     ) -> None:
         self._max_threads = max_threads
         self._max_queue = max_queue
         self._timeout_s = timeout_s
+        self._engine_cache = engine_cache
         self._batch = batch
         self._available = available
         self._one_load = asyncio.Lock()
@@ -89,7 +92,9 @@ class Loader:
         record = files.record
         async with self._one_load:
             started_at, before = time.perf_counter(), resident_bytes()
-            job = _start_load(files, threads=min(record.threads, self._max_threads))
+            job = _start_load(
+                files, threads=min(record.threads, self._max_threads), cache=self._engine_cache
+            )
             try:
                 async with asyncio.timeout(self._timeout_s):
                     session, warm_up = await asyncio.wrap_future(job)
@@ -116,15 +121,22 @@ class Loader:
 _Job = concurrent.futures.Future[tuple[Session, WarmUp | None]]
 
 
-def _start_load(files: RevisionFiles, *, threads: int) -> _Job:
+def _start_load(files: RevisionFiles, *, threads: int, cache: Path) -> _Job:
     """Start to load in a thread of its own; where the job is cancelled, its session is freed."""
     job: _Job = concurrent.futures.Future()
+    record = files.record
 
     def load() -> None:
         try:
-            if threads == 1 and read_variant(files.record.variant) is Target.CPU:
+            if threads == 1 and read_variant(record.variant) is Target.CPU:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICE)
-            session = load_session(files.model_path, variant=files.record.variant, threads=threads)
+            session = load_session(
+                files.model_path,
+                variant=record.variant,
+                threads=threads,
+                digest=record.model_digest if record.model_digest.startswith("sha256:") else None,
+                cache=cache,
+            )
             warm_up = session.warm_up()
             trim()  # what the load alone needed
         except BaseException as error:  # noqa: BLE001 - carried over to who waits

@@ -46,6 +46,11 @@ class ServingRecord(pydantic.BaseModel):
     file: _FileName = "model.onnx"
 
     @property
+    def is_served_here(self) -> bool:
+        """Whether this server runs the model: not where a program of the user's own has it."""
+        return self.runtime != "Files"
+
+    @property
     def key(self) -> "DeploymentKey":
         """The deployment that the revision belongs to."""
         return DeploymentKey(self.namespace, self.deployment)
@@ -108,18 +113,3 @@ def read_revision(root: Path, key: DeploymentKey, directory: Path) -> RevisionFi
     if model.parent != (root / "store").resolve() or not model_path.is_relative_to(model):
         raise InvalidOrderError(f"{directory}/model does not lead into {root}/store")
     return RevisionFiles(record, model_path)
-
-
-def unverified_revision(name: str, path: Path) -> RevisionFiles:
-    """Return a revision for a bare file, for use without an agent: nothing has verified it."""
-    return RevisionFiles(
-        ServingRecord(
-            namespace="unverified",
-            deployment=name,
-            revision="unverified",
-            number=1,
-            model_digest="unverified",
-            serving_name=name,
-        ),
-        path.resolve(),
-    )

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -15,9 +16,15 @@ from linnet_server.batching import BatchLimits
 
 PREFIX: Final = "LINNET_SERVER_"
 
-_Address = Annotated[
-    str, pydantic.Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")
-]
+
+def _check_address(address: str) -> str:
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", address)
+    if found is None or int(found[2]) > 65535:
+        raise ValueError(f"takes HOST:PORT, such as 127.0.0.1:8080, not {address!r}")
+    return address
+
+
+_Address = Annotated[str, pydantic.AfterValidator(_check_address)]
 
 
 class Settings(pydantic.BaseModel):
@@ -27,7 +34,8 @@ class Settings(pydantic.BaseModel):
 
     root: Path = pydantic.Field(
         default=Path("/var/lib/linnet"),
-        description="The node's directory, shared with the agent; the server only reads it.",
+        description="The node's directory, shared with the agent; the server writes only below "
+        "run and engines.",
     )
     http: _Address = pydantic.Field(
         default="127.0.0.1:8080",
@@ -128,8 +136,20 @@ class Settings(pydantic.BaseModel):
         default=False,
         description="A line for each request. Off: at full load it is the larger half of the work.",
     )
+    engine_cache: Path | None = pydantic.Field(
+        default=None,
+        description="Where engines are kept that are built for this node's GPU; default "
+        "<root>/engines, with --model ~/.cache/linnet.",
+    )
     model: dict[str, Path] = pydantic.Field(
-        default={}, description="NAME=PATH: serve a bare file, without an agent."
+        default={},
+        description="NAME=PATH: serve a bare file or directory, without an agent. Its revision and "
+        "digest are 'unverified', in answers and metrics.",
+    )
+    variant: str = pydantic.Field(
+        default="onnx",
+        pattern=r"^[A-Za-z0-9._-]{1,63}$",
+        description="What the models of --model run on: onnx, onnx-cuda, onnx-tensorrt, tensorrt.",
     )
     allow_unverified: bool = pydantic.Field(
         default=False, description="Needed with --model: nothing has verified that file."
@@ -167,6 +187,18 @@ class Settings(pydantic.BaseModel):
     def standalone(self) -> bool:
         """Whether the server runs bare files instead of an agent's."""
         return bool(self.model)
+
+    @property
+    def standalone_threads(self) -> int:
+        """Threads of one run of a bare model: those that were named, else one."""
+        return self.threads if "threads" in self.model_fields_set else 1
+
+    @property
+    def engine_directory(self) -> Path:
+        """Where engines are kept."""
+        if self.engine_cache is not None:
+            return self.engine_cache
+        return Path.home() / ".cache" / "linnet" if self.standalone else self.root / "engines"
 
     @property
     def control_path(self) -> Path | None:
@@ -221,5 +253,7 @@ def _read_models(value: object) -> dict[str, str]:
         name, separator, path = str(pair).partition("=")
         if not (name and separator and path):
             raise ValueError(f"--model takes NAME=PATH, not {pair!r}")
+        if name in models:
+            raise ValueError(f"--model names {name!r} twice")
         models[name] = path
     return models

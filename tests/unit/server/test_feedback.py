@@ -7,7 +7,7 @@ from linnet_server.errors import BadRequestError, NotFoundError
 from linnet_server.feedback import RecentAnswers, read_labels
 from linnet_server.metrics import Metrics, Verdict
 from linnet_server.protocol import Signature
-from linnet_server.records import unverified_revision
+from linnet_server.standalone import find_models
 from linnet_server.tensors import TensorSpec
 
 FEEDBACK = "/v2/models/defects/feedback"
@@ -16,7 +16,9 @@ INFER = "/v2/models/defects/infer"
 
 @pytest.fixture
 def revision(tmp_path):
-    return Metrics().bind(unverified_revision("m", tmp_path).record)
+    (tmp_path / "m.onnx").touch()
+    (files,) = find_models({"m": tmp_path / "m.onnx"}, variant="onnx", threads=1)
+    return Metrics().bind(files.record)
 
 
 def counted(revision):
