@@ -125,7 +125,7 @@ async def _run(
         )
     ]
     if control_socket is not None:
-        control = ControlApp(catalog, settings.root.resolve())
+        control = ControlApp(catalog, settings.root.resolve(), bare)
         listeners.append(
             HttpListener(control.respond, control_socket, max_body_bytes=BODY_LIMIT_BYTES)
         )
@@ -154,7 +154,7 @@ async def _boot(
     catalog: Catalog, settings: Settings, bare: list[RevisionFiles], stopping: asyncio.Event
 ) -> None:
     """Load what is to be served; with bare models nobody mends one later, so that is the end."""
-    await catalog.boot(None if settings.standalone else settings.root.resolve())
+    await catalog.boot(None if settings.standalone else settings.root.resolve(), bare)
     if settings.standalone and catalog.failures():
         stopping.set()
 
