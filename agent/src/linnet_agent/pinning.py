@@ -1,4 +1,4 @@
-"""Whether policies were loosened since they were first seen; false alarms rather than none.
+"""Whether policies are looser than others that were there; false alarms rather than none.
 
 - A policy is surely narrower where fewer may sign, more must, more is revoked, or less is allowed,
   field by field, and everything else is the same.

@@ -4,9 +4,10 @@
   not yet a refusal.
 - A ceiling or a policy that cannot be read refuses every activation: it might have forbidden this
   one. What is active serves on.
-- Without a ceiling the first policies that were seen are pinned. A change that is not surely
-  narrower (pinning) is reported as loosened, for good: a person clears it by removing
-  ``trust/pinned.json``. So is a ceiling that has vanished (``trust/had-ceiling``).
+- Without a ceiling the first policies that were seen are pinned, and after them what is surely
+  narrower (pinning): a revocation that is taken back is looser than what was there. Any other
+  change is reported as loosened, for good: a person clears it by removing ``trust/pinned.json``. So
+  is a ceiling that has vanished (``trust/had-ceiling``).
 - Trusted roots come from files that were provisioned with the machine, from the TUF repository
   that the node reads, and inline from policies; the hub's never stand in for the node's own.
 - When the hub was heard last is kept on disk: a listing, a change, or a bookmark, which says that
@@ -245,7 +246,7 @@ class TrustStore:
         self._policies, self.known = policies, True
         if changed:
             self._write(_POLICIES, _encode(policies))
-        if self._pinned is None and not self._pin_lost and policies:
+        if self._may_pin(policies):
             self._pinned = policies
             self._write(_PINNED, _encode(policies))
         self._note()
@@ -253,6 +254,11 @@ class TrustStore:
             return
         log.info("trust.changed", extra={"policies": len(policies), "hash": self._hash})
         self._on_change()
+
+    def _may_pin(self, policies: Policies) -> bool:
+        if self._pinned is None:
+            return bool(policies) and not self._pin_lost
+        return policies != self._pinned and is_narrower(policies, than=self._pinned)
 
     def _read_spec(self, name: str, item: Object) -> TrustPolicySpec | None:
         try:

@@ -114,7 +114,7 @@ class TufRepository:
             if "fault" in answer:
                 return replace(self.state, metadata=metadata, fault=str(answer["fault"]))
             return TufState(
-                root=_read_bounded(scratch / "targets" / "trusted_root.json"),
+                root=_read_root(scratch / "targets" / "trusted_root.json"),
                 version=int(answer["version"]),
                 expires=datetime.fromisoformat(answer["expires"]),
                 metadata=metadata,
@@ -182,17 +182,19 @@ def _collect(directory: Path) -> dict[str, bytes]:
     Raises:
         ValueError: Together they are too large.
     """
-    found: dict[str, bytes] = {}
-    for path in sorted(directory.rglob("*.json")):
-        if stat.S_ISREG(path.lstat().st_mode):
-            found[str(path.relative_to(directory))] = path.read_bytes()
-    if sum(len(content) for content in found.values()) > _MAX_BYTES:
+    marks = {path: path.lstat() for path in directory.rglob("*.json")}
+    plain = {path: mark.st_size for path, mark in marks.items() if stat.S_ISREG(mark.st_mode)}
+    if sum(plain.values()) > _MAX_BYTES:
         msg = f"the metadata of the TUF repository is larger than {_MAX_BYTES} bytes"
         raise ValueError(msg)
-    return found
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(plain)}
 
 
-def _read_bounded(path: Path) -> bytes:
+def _read_root(path: Path) -> bytes:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_ROOT_BYTES:
+        msg = f"the {path.name} of the TUF repository is larger than {_MAX_ROOT_BYTES} bytes"
+        raise ValueError(msg)
     raw = path.read_bytes()
     parse_json_object(raw, max_bytes=_MAX_ROOT_BYTES)
     return raw

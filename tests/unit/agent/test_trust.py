@@ -109,6 +109,22 @@ def test_a_revocation_is_not_a_loosening(box, keys):
     assert not store.loosened
 
 
+def test_a_revocation_that_is_taken_back_is_a_loosening_even_after_a_restart(box, keys):
+    before = spec(keys[0])
+    revoked = before | {"revoked": {"digests": ["sha256:" + "1" * 64]}}
+    store = box.open()
+    store.replace({"release": item(before)})
+    store.put("release", item(revoked))
+    assert not store.loosened
+
+    store.put("release", item(before))
+    assert store.loosened
+    store = box.open()
+    assert store.loosened
+    store.put("release", item(revoked))
+    assert not store.loosened
+
+
 def write_ceiling(path, pem, more=""):
     pem = pem.replace("\n", "\n          ")
     path.write_text(

@@ -207,6 +207,21 @@ def test_older_metadata_is_refused_also_after_a_restart(node, publisher):
     assert "BadVersionNumberError" in state.fault
 
 
+@pytest.mark.parametrize(
+    "content",
+    [pytest.param(b'{"a": "%s"}' % (b"x" * (1 << 20)), id="large"), b"[]", b'{"a": 1, "a": 1}'],
+)
+def test_a_target_that_is_no_root_is_refused_although_it_is_signed(node, publisher, content):
+    node.look()
+    publisher.publish(content)
+
+    state = node.look()
+
+    assert state.root == ONE
+    assert state.fault
+    assert node.boot().root == ONE
+
+
 @pytest.mark.parametrize("content", [b'{"root": 9}', ONE + b" ", b""])
 def test_a_target_that_was_tampered_with_is_refused(node, publisher, content):
     node.look()

@@ -249,7 +249,7 @@ async def test_bundles_are_bounded_in_bytes(registry, client):
 
     artifact = await client.fetch_artifact(SOURCE, digest)
 
-    assert sum(map(len, artifact.bundles)) <= 32 << 20
+    assert sum(map(len, artifact.bundles)) <= 16 << 20
 
 
 @pytest.mark.parametrize("what", ["manifests/sha256:", "referrers/"])

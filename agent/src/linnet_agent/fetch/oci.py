@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 _MAX_CANDIDATES: Final = 1024
 _MAX_REFERRER_PAGES: Final = 32
 _MAX_REFERRER_BYTES: Final = 64 << 10
-_MAX_BUNDLES_BYTES: Final = 32 << 20
+_MAX_BUNDLES_BYTES: Final = 16 << 20
+"""While they are judged and written down they take a few times as much memory."""
 _AT_A_TIME: Final = 8
 _NOT_A_BUNDLE: Final = (DigestMismatchError, SourceNotFoundError, ValueError)
 _Item = TypeVar("_Item")

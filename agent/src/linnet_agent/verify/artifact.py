@@ -378,10 +378,12 @@ def _claimed(subject: _Subject, trust: _Trust) -> list[Signed]:
     for raw in subject.bundles[:MAX_BUNDLES] if gone else ():
         try:
             bundle = parse_bundle(raw)
+            if bundle.key_hint not in gone:
+                continue
             predicate_type = parse_object(bundle.payload, what="the statement").get("predicateType")
         except MalformedBundleError:
             continue
-        if bundle.key_hint in gone and predicate_type == PREDICATE_TYPE:
+        if predicate_type == PREDICATE_TYPE:
             proof = Proof(KeySigner(bundle.key_hint or ""), None, None)
             claimed.append(Signed("OMS", bundle.payload, PREDICATE_TYPE, (proof,)))
     return claimed
