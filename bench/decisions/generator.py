@@ -41,6 +41,9 @@ class Fleet:
         walk: The drift of a window builds on that of the window before, with this persistence.
         sites: How many sites share their drift; 0: each node has its own.
         one_site: All candidates stand on one site (otherwise they are spread).
+        kinds_of_node: How many kinds of node there are, taken in turn.
+        kinds_told: The judge is told which node is of which kind.
+        harmed_kinds: How many of them a bad model harms; 0: all.
     """
 
     nodes: int = 40
@@ -63,11 +66,18 @@ class Fleet:
     walk: float = 0.0
     sites: int = 0
     one_site: bool = False
+    kinds_of_node: int = 0
+    kinds_told: bool = True
+    harmed_kinds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """One fleet's counts: axis 0 is the node, axis 1 the window or the minute."""
+    """One fleet's counts: axis 0 is the node, axis 1 the window or the minute.
+
+    The first ``candidates`` nodes are those; node i is of kind i modulo ``kinds_of_node``, or of no
+    known one (0).
+    """
 
     history_failures: np.ndarray
     history_requests: np.ndarray
@@ -76,6 +86,7 @@ class Counts:
     failures: np.ndarray
     requests: np.ndarray
     candidates: int
+    kinds_of_node: int = 0
 
 
 def make(fleet: Fleet, dice: np.random.Generator, *, steps: tuple[int, ...] = ()) -> list[Counts]:
@@ -105,7 +116,10 @@ def make(fleet: Fleet, dice: np.random.Generator, *, steps: tuple[int, ...] = ()
     for step, candidates in enumerate(steps):
         now = own * drifts[:, fleet.windows + step] * fleet.shock
         now = _clip(now * _lognormal(dice, fleet.uneven, fleet.nodes))
-        now[:candidates] = np.clip(now[:candidates] + fleet.harm, LOWEST, 0.999)
+        harmed = np.arange(fleet.nodes) < candidates
+        if fleet.harmed_kinds:
+            harmed &= np.arange(fleet.nodes) % fleet.kinds_of_node < fleet.harmed_kinds
+        now = np.where(harmed, np.clip(now + fleet.harm, LOWEST, 0.999), now)
         rates = _clip(now[:, None] * _course(fleet)[None, :], top=0.999)
         if fleet.burst:
             rates = _beta(dice, rates, fleet.burst)
@@ -119,6 +133,7 @@ def make(fleet: Fleet, dice: np.random.Generator, *, steps: tuple[int, ...] = ()
                 failures=dice.binomial(requests, rates),
                 requests=requests,
                 candidates=candidates,
+                kinds_of_node=fleet.kinds_of_node if fleet.kinds_told else 0,
             )
         )
     return made

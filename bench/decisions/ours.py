@@ -95,8 +95,15 @@ def _assess(
 def _rows(counts: Counts, minute: int) -> tuple[list[NodeCount], list[NodeCount]]:
     failures = counts.failures[:, :minute].sum(axis=1).tolist()
     requests = counts.requests[:, :minute].sum(axis=1).tolist()
+    kinds = counts.kinds_of_node
     rows = [
-        NodeCount(node=_name(i), failures=float(x), requests=float(n), seconds=_MINUTE_S * minute)
+        NodeCount(
+            node=_name(i),
+            failures=float(x),
+            requests=float(n),
+            seconds=_MINUTE_S * minute,
+            domain=f"kind-{i % kinds}" if kinds else "",
+        )
         for i, (x, n) in enumerate(zip(failures, requests, strict=True))
     ]
     return rows[: counts.candidates], rows[counts.candidates :]

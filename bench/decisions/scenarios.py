@@ -1,11 +1,11 @@
 """What is simulated: the closed list of fleets and models, and the limits that the judge keeps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.decisions.generator import Fleet, with_harm
 
-Table = Literal["good", "bad", "clear", "rollout", "robust"]
+Table = Literal["good", "bad", "part", "clear", "rollout", "robust"]
 DRIFTING = {"correlation": 0.02, "drift": 0.3}
 STEPS = (1, 4, 10, 20, 36)
 """Candidates of each step of a whole rollout over 40 nodes; four are kept as control."""
@@ -35,6 +35,10 @@ class Scenario:
     share: float = 1.0
     withheld: bool = False
     median: float | None = None
+
+    def count(self, repetitions: int) -> int:
+        """Return how often this scenario is repeated."""
+        return max(1, round(repetitions * self.share))
 
     @property
     def good(self) -> bool:
@@ -83,6 +87,16 @@ _ROBUST: dict[str, tuple[str, Fleet]] = {
         Fleet(**DRIFTING, sites=10, one_site=True),
     ),
     "spread": ("drift of 10 sites, candidates spread", Fleet(**DRIFTING, sites=10)),
+    "domains": (
+        "4 kinds of node, 12 candidates",
+        Fleet(**DRIFTING, candidates=12, kinds_of_node=4),
+    ),
+}
+
+_HARMED = with_harm(Fleet(**DRIFTING, candidates=12, kinds_of_node=4, harmed_kinds=1), 0.01, 0.05)
+_PARTLY_BAD: dict[str, tuple[str, Fleet]] = {
+    "one-kind-told": ("1 to 5 % on one of 4 kinds, kinds known", _HARMED),
+    "one-kind": ("the same, kinds not known", replace(_HARMED, kinds_told=False)),
 }
 
 _ROLLOUT_FLEET = Fleet(minutes=30, correlation=0.02, drift=0.2)
@@ -101,8 +115,7 @@ _ROLLOUTS: dict[str, tuple[str, Fleet]] = {
 
 def _small(fleet: Fleet) -> Fleet:
     """Return the same fleet with ten nodes, one of which takes the candidate."""
-    values = {name: getattr(fleet, name) for name in fleet.__dataclass_fields__}
-    return Fleet(**{**values, "nodes": 10, "candidates": 1})
+    return replace(fleet, nodes=10, candidates=1)
 
 
 def all_scenarios() -> list[Scenario]:
@@ -141,6 +154,10 @@ def all_scenarios() -> list[Scenario]:
             withheld=True,
         )
         for key, (title, fleet, _, _) in _BAD.items()
+    ]
+    made += [
+        Scenario(key=f"part-{key}", table="part", title=title, fleet=fleet, share=0.5)
+        for key, (title, fleet) in _PARTLY_BAD.items()
     ]
     for size, shrink in (("40", lambda fleet: fleet), ("10", _small)):
         made += [

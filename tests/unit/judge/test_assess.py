@@ -66,30 +66,34 @@ def test_a_bad_step_fails_and_names_the_metric(step, metric):
     assert result.log_e >= result.line
 
 
-def test_harm_on_one_kind_of_node_is_found_sooner_and_named(step, fleet):
-    def judged(*domains):
+@pytest.mark.parametrize(
+    ("failures", "verdict"), [(3.0, Verdict.PASS), (9.0, Verdict.UNDECIDED), (12.0, Verdict.FAIL)]
+)
+def test_harm_on_one_kind_of_node_is_found_and_named(step, fleet, failures, verdict):
+    def judged(*kinds):
         metric = MetricInputs(
             name="errors",
             signal="Errors",
             learned=fleet.learned(20),
             candidates=tuple(
-                fleet.count(i, 9.0 if i % 4 == 0 else 2.0, 300.0, domain=domains[i % 4])
+                fleet.count(i, (3.0 if i % 4 else failures), 300.0, domain=kinds[i % 4])
                 for i in range(12)
             ),
             stable=tuple(fleet.count(i, 3.0, 300.0) for i in range(12, 20)),
         )
         return assess(step(metric))
 
-    kinds = judged("nano", "orin", "xavier", "x86")
+    known = judged("nano", "orin", "xavier", "x86")
     unknown = judged("", "", "", "")
 
-    assert kinds.log_e > unknown.log_e + 1.0
-    (look,) = (metric.look for metric in kinds.metrics)
-    assert [each.domain for each in look.domains] == ["nano", "orin", "x86", "xavier"]
-    assert (look.domains[0].failures, look.domains[0].requests) == (27.0, 900.0)
-    assert max(look.domains, key=lambda each: each.log_e).domain == "nano"
-    if kinds.verdict is Verdict.FAIL:
-        assert "mostly on nano: 27 of 900" in kinds.message
+    assert known.verdict is verdict
+    assert unknown.verdict is (Verdict.PASS if failures == 3.0 else Verdict.UNDECIDED)
+    assert known.log_e >= unknown.log_e
+    (metric,) = known.metrics
+    assert [each.domain for each in metric.look.domains] == ["nano", "orin", "x86", "xavier"]
+    assert metric.look.domains[0].failures == 3 * failures
+    named = f"mostly on nano: {3 * failures:.0f} of 900, 9.0 expected"
+    assert (named in known.message) is (failures > 3.0)
 
 
 def test_a_threshold_condemns_by_itself(step, metric):

@@ -357,10 +357,12 @@ def _metric_message(metric: MetricInputs, result: MetricLook, power: Power | Non
         parts.append(metric.partial or f"no data from {_names(absent)}")
     elif result.log_e >= result.line:
         parts.append("evidence of harm, but not yet enough over all metrics")
+    elif result.log_excluding >= result.line:
+        parts.append(f"{rise} is excluded, but a smaller one is likelier than none")
     else:
         parts.append(f"{rise} is not excluded yet")
     worst = max(result.domains, key=lambda domain: domain.log_e, default=None)
-    if worst is not None and worst.log_e >= max(result.log_e, result.line):
+    if worst is not None and worst.log_e >= max(result.log_e, result.line / 2.0):
         parts.append(
             f"mostly on {worst.domain}: {worst.failures:.0f} of {worst.requests:.0f}, "
             f"{_number(worst.expected)} expected"

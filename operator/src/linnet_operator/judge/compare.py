@@ -3,7 +3,8 @@
 Rules:
 - The same inputs give the same look, in whatever order the nodes come, not even a bit apart.
 - What is no measurement (None, NaN, negative, more failures than requests) never leads to a Pass.
-- A Pass excludes the rise that ``detect`` names: the absence of evidence is not enough.
+- A Pass excludes the rise that ``detect`` names: the absence of evidence is not enough. Nor is
+  that enough while there is half of the evidence that condemns (in nats), in any domain.
 - All figures are rounded, and the verdict rests on the rounded ones.
 """
 
@@ -200,6 +201,10 @@ def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
     if 2 * len(result.absent_stable) > result.stable_nodes + len(result.absent_stable):
         return Verdict.PARTIAL
     if 2 * len(result.idle) > candidates:
+        return Verdict.UNDECIDED
+    # What half of the line speaks against, everywhere or in one domain, is not waved through.
+    worst = max(result.log_e, *(domain.log_e for domain in result.domains), 0.0)
+    if worst >= result.line / 2.0:
         return Verdict.UNDECIDED
     return Verdict.PASS if result.log_excluding >= result.line else Verdict.UNDECIDED
 
