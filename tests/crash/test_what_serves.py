@@ -133,6 +133,8 @@ def test_a_revoked_key_that_has_left_the_policies_is_known_by_what_was_kept(
     wait_until(lambda: metric(node, "linnet_agent_alarm{"), what=node.tail)
     assert 'reason="Revoked"' in metric(node, "linnet_agent_alarm{")[0]
     assert node.answer(5.0) == (10.0, r1)  # there is nothing to go back to
+    quiet = [line for line in metric(node, "linnet_agent_trust_alarm{") if line.endswith(" 0.0")]
+    assert len(quiet) == 3  # what is trusted is as it should be
 
 
 def _nameless(bundle):

@@ -315,6 +315,7 @@ class Agent:
                 self._trust.take_tuf_root(state.root)
             self._trust.reload_ceiling()
             self._desired.reload()
+            self.metrics.show_trust(self._trust_alarms())
             await asyncio.sleep(min(_PROVISIONED_LOOK_S, self._settings.retry_max))
 
     def _read_time(self) -> Reading:
@@ -403,6 +404,10 @@ class Agent:
             before=before,
             now=self._clock(),
         )
+
+    def _trust_alarms(self) -> Mapping[str, bool]:
+        alarms = self._trust.alarms
+        return {**alarms, "Stale": alarms["Stale"] or self._is_tuf_stale()}
 
     def _is_tuf_stale(self) -> bool:
         return self._tuf is not None and self._tuf.state.is_stale(self._read_time().now)

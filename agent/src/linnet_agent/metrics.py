@@ -2,12 +2,12 @@
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -73,6 +73,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._trust_alarms = Gauge(
+            "linnet_agent_trust_alarm",
+            "1 where a person should look at what this node trusts; it serves on.",
+            ["alarm"],
+            registry=self.registry,
+        )
         self.faults = Counter(
             "linnet_agent_faults",
             "Unexpected errors that a loop of the agent has survived.",
@@ -83,6 +89,11 @@ class Metrics:
     def show_states(self, rows: Callable[[], Iterable[StateRow]]) -> None:
         """Let ``linnet_agent_state`` show what ``rows`` says when it is scraped."""
         self.registry.register(_States(rows))
+
+    def show_trust(self, alarms: Mapping[str, bool]) -> None:
+        """Let ``linnet_agent_trust_alarm`` show which alarms are raised."""
+        for name, raised in alarms.items():
+            self._trust_alarms.labels(name).set(raised)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -144,6 +144,15 @@ class TrustStore:
         return not timedelta() <= self._clock() - self._heard_at <= min(ages)
 
     @property
+    def alarms(self) -> Mapping[str, bool]:
+        """What a person should look at, by name; nothing of it stops what serves."""
+        return {
+            "Loosened": self.loosened,
+            "Stale": self.stale,
+            "Unreadable": bool(self.fault or self._root_faults),
+        }
+
+    @property
     def fault(self) -> tuple[NodeReason, str] | None:
         """Why nothing can be activated, whatever is signed; None: it can be judged."""
         if self._ceiling_fault:

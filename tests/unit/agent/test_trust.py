@@ -337,6 +337,27 @@ def test_a_ceiling_that_cannot_be_read_is_a_fault_until_it_is_mended(box, keys):
     assert box.changes == changes + 1
 
 
+def test_what_a_person_should_look_at_is_told_by_name(box, keys):
+    store = box.open()
+    store.replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})
+    quiet = {"Loosened": False, "Stale": False, "Unreadable": False}
+    assert store.alarms == quiet
+
+    box.now += 8 * DAY
+    assert store.alarms == quiet | {"Stale": True}
+    store.replace({"release": item(spec(*keys, freshness={"maxTrustAge": "7d"}))})
+    assert store.alarms == quiet | {"Loosened": True}
+    box.ceiling.write_text("kind: Sandwich")
+    store.reload_ceiling()
+    assert store.alarms["Unreadable"]
+    box.ceiling.unlink()
+    store.reload_ceiling()
+    box.roots.mkdir()
+    (box.roots / "site7.json").write_bytes(b"{")
+    store.reload_ceiling()
+    assert store.alarms == quiet | {"Loosened": True, "Unreadable": True}
+
+
 def test_a_policy_that_cannot_be_read_is_a_fault_until_it_goes(box, keys):
     store = box.open()
     store.replace({"release": item(spec(keys[0])), "odd": item({"authorities": "me"})})
