@@ -41,7 +41,7 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tokens = _read_tokens(path)
-        self._changed_at = path.stat().st_mtime_ns
+        self._seen = _see(path)
         self._looked_at = monotonic()
 
     def check(self, authorization: bytes | None) -> None:
@@ -61,10 +61,10 @@ class Tokens:
             return
         self._looked_at = now
         try:
-            changed_at = self._path.stat().st_mtime_ns
-            if changed_at != self._changed_at:
+            seen = _see(self._path)
+            if seen != self._seen:
                 self._tokens = _read_tokens(self._path)
-                self._changed_at = changed_at
+                self._seen = seen
         except (OSError, AccessError) as exc:
             log.warning("server.tokens.unreadable", extra={"reason": str(exc)})
 
@@ -126,6 +126,12 @@ def _open_context(tls: TlsFiles) -> ssl.SSLContext:
             f"TLS with {', '.join(str(path) for path in tls if path)}: {exc}"
         ) from exc
     return context
+
+
+def _see(path: Path) -> tuple[int, int, int]:
+    """Return what changes when the file does."""
+    facts = path.stat()
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def _read_tokens(path: Path) -> list[bytes]:
