@@ -43,6 +43,7 @@ MAX_HEAD_BYTES: Final = 64 << 10
 MAX_CONNECTIONS: Final = 4096
 _MAX_WAITING: Final = 64
 _JOIN_BYTES: Final = 64 << 10
+_LENGTH_DIGITS: Final = 18
 
 Header = tuple[bytes, bytes]
 JSON: Final[Header] = (b"content-type", b"application/json")
@@ -456,6 +457,6 @@ def read_length(request: Request, name: bytes) -> int | None:
     value = request.headers.get(name)
     if value is None:
         return None
-    if not value.isdigit():
-        raise BadRequestError(f"{name.decode()} is not a number")
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
+        raise BadRequestError(f"{name.decode()} is not a count of bytes")
     return int(value)

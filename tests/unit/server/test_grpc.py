@@ -6,6 +6,9 @@ import contextlib
 import grpc
 import pytest
 
+from linnet_server import public_grpc
+from linnet_server.access import Access
+from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 pytestmark = pytest.mark.slow
@@ -146,3 +149,51 @@ async def test_a_request_under_way_ends_before_the_server_does(node, models, sta
         code = await asyncio.to_thread(server.stop)
         assert (await asked).model_version == "r1"
     assert code == 0
+
+
+@pytest.mark.parametrize("raw", [b"\xff" * 50, b"\x0a\x7f", b"\x0a\x01\xff"])
+async def test_what_is_no_message_is_the_clients_fault(node, models, start_server, raw):
+    node.set_current(node.add(models.adder(1)))
+    server = start_server(node.root, "--grpc", "127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.ports[1]}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with refusal(grpc.StatusCode.INVALID_ARGUMENT):
+            await infer(raw, timeout=20)
+
+
+async def test_a_call_that_never_says_its_message_holds_up_nobody_and_ends(
+    node, models, open_bench, monkeypatch
+):
+    monkeypatch.setattr(public_grpc, "CONNECTION_AGE_S", 1)
+    monkeypatch.setattr(public_grpc, "CONNECTION_GRACE_S", 1)
+    node.set_current(node.add(models.adder(1)))
+    never = asyncio.Event()
+
+    async def say_nothing():
+        await never.wait()
+        yield b""
+
+    async with open_bench() as bench:
+        listener = public_grpc.GrpcListener(
+            DataPlane(bench.catalog, deadline_s=10, new_id=number_ids("a")),
+            address="127.0.0.1:0",
+            max_body_bytes=1024,
+            stopping=bench.stopping,
+            access=Access(None, None, None),
+            access_log=False,
+        )
+        await listener.start()
+        address = f"127.0.0.1:{listener.port}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(say_nothing())
+            other = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer",
+                request_serializer=ModelInferRequest.SerializeToString,
+                response_deserializer=ModelInferResponse.FromString,
+            )
+            assert (await other(add_to_zero(), timeout=20)).model_version == "r1"
+            async with asyncio.timeout(60):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call
+            assert (await other(add_to_zero(), timeout=20, wait_for_ready=True)).model_version
+        await listener.stop(1.0)

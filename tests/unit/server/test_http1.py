@@ -141,6 +141,11 @@ async def test_a_proxys_absolute_form_and_an_upgrade_that_is_not_taken_up(servic
     writer.close()
 
 
+async def test_an_encoded_slash_parts_nothing(service):
+    await service.send(get("/a%2Fb%20c") + get("/a%2fb") + last("/a%20b"))
+    assert [path for _, path, _ in service.asked] == ["/a%2Fb%20c", "/a%2fb", "/a b"]
+
+
 async def test_a_client_that_has_said_all_it_has_to_say_is_answered(service):
     reader, writer = await service.connect()
     writer.write(get("/slow"))

@@ -103,6 +103,31 @@ BAD = [
     ("size is true", {"inputs": [X | {"shape": [True, 4]}]}),
     ("fewer values than the shape", {"inputs": [X | {"shape": [2, 4]}]}),
     ("a shape of a trillion rows", {"inputs": [X | {"shape": [10**12, 4]}]}),
+    ("a shape that wraps around to the right size", {"inputs": [X | {"shape": [2**62 + 1, 4]}]}),
+    ("a size beyond 64 bits", {"inputs": [X | {"shape": [2**70, 4]}]}),
+    ("a size beyond signed 64 bits", {"inputs": [X | {"shape": [2**63, 4]}]}),
+    ("10,000 dimensions", {"inputs": [X | {"shape": [1] * 10_000}]}),
+    ("10,000 inputs", {"inputs": [X | {"name": f"x{n}"} for n in range(10_000)]}),
+    ("10,000 times the same input", {"inputs": [X] * 10_000}),
+    ("10,000 outputs", {"inputs": [X], "outputs": [{"name": f"y{n}"} for n in range(10_000)]}),
+    ("100,000 brackets", b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    ("1,000 brackets", b'{"inputs": ' + b"[" * 1000 + b"]" * 1000 + b"}"),
+    ("data in 70 brackets", {"inputs": [X | {"data": json.loads("[" * 70 + "]" * 70)}]}),
+    ("not UTF-8", b'{"id": "\xff", "inputs": []}'),
+    ("a lone surrogate", b'{"id": "\\ud800", "inputs": []}'),
+    ("JSON and more", b'{"inputs": []} x'),
+    ("a boolean among numbers", {"inputs": [X | {"data": [1, 2, True, 4]}]}),
+    ("a boolean deep among numbers", {"inputs": [X | {"data": [[1, 2, False, 4]]}]}),
+    ("a parameter is an object", {"inputs": [X], "parameters": {"mine": {}}}),
+    ("a flag is a string", {"inputs": [X], "parameters": {"binary_data_output": "yes"}}),
+    (
+        "an output's flag is a number",
+        {"inputs": [X], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+    ),
+    (
+        "classification",
+        {"inputs": [X], "outputs": [{"name": "y", "parameters": {"classification": 1}}]},
+    ),
     ("wrong nesting", {"inputs": [X | {"data": [[1, 2], [3, 4]]}]}),
     ("ragged nesting", {"inputs": [X | {"data": [[1, 2, 3], [4]]}]}),
     ("data is no list", {"inputs": [X | {"data": "1234"}]}),
@@ -264,6 +289,11 @@ async def test_binary_strings_come_back_as_they_went(node, models, open_bench):
         pytest.param(16, 20, None, id="bytes left over"),
         pytest.param(-1, 16, None, id="negative size"),
         pytest.param("16", 16, None, id="size is a string"),
+        pytest.param(True, 16, None, id="size is true"),
+        pytest.param(2**31, 16, None, id="a claim of 2 GB"),
+        pytest.param(2**63, 16, None, id="a claim beyond 63 bits"),
+        pytest.param(16, 16, "-1", id="header is negative"),
+        pytest.param(16, 16, "9" * 5000, id="header without end"),
         pytest.param(16, 16, "10000", id="JSON longer than the body"),
         pytest.param(16, 16, "0", id="no JSON"),
         pytest.param(16, 16, "x", id="header is no number"),
@@ -275,6 +305,69 @@ async def test_a_bad_binary_request_is_the_clients_fault(bench, size, tail, json
     answer = await post_binary(bench, {"inputs": [head]}, b"\0" * tail, json_bytes=json_bytes)
 
     assert answer.status_code == 400, answer.text
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\xff\xff\xff\x7f" + b"a" * 20, id="a length of 2 GB"),
+        pytest.param(b"\1\0\0\0\xff" * 2, id="not UTF-8"),
+        pytest.param(b"\1\0\0\0a", id="one of two"),
+        pytest.param(b"\1\0\0\0a" * 3, id="three of two"),
+        pytest.param(b"\1\0\0\0a\1\0\0", id="half a length"),
+    ],
+)
+async def test_bad_strings_are_the_clients_fault(node, models, open_bench, raw):
+    node.set_current(node.add(models.identity(TensorProto.STRING)))
+    parameters = {"binary_data_size": len(raw)}
+    head = {"name": "x", "datatype": "BYTES", "shape": [2], "parameters": parameters}
+    async with open_bench() as bench:
+        assert (await post_binary(bench, {"inputs": [head]}, raw)).status_code == 400
+
+
+async def test_no_rows_of_more_than_numpy_can_count(node, models, open_bench):
+    node.set_current(node.add(models.identity(TensorProto.FLOAT, ("N", "M", "K"))))
+    async with open_bench() as bench:
+        for shape in ([0, 2**62, 1], [0, 2**40, 2**40], [2**31, 0, 1]):
+            x = {"name": "x", "datatype": "FP32", "shape": shape}
+            as_json = await bench.client.post(INFER, json={"inputs": [x | {"data": []}]})
+            x["parameters"] = {"binary_data_size": 0}
+            as_binary = await post_binary(bench, {"inputs": [x]}, b"")
+
+            assert (as_json.status_code, as_binary.status_code) == (400, 400), shape
+
+
+async def test_a_body_may_be_the_one_input_and_nothing_else(bench):
+    raw = np.arange(8, dtype=np.float32).tobytes()
+
+    document, tail = read_binary(await post_binary(bench, b"", raw, json_bytes="0"))
+
+    assert document["outputs"][0]["shape"] == [2, 4]
+    assert np.frombuffer(tail[:32], np.float32).tolist() == [10, 11, 12, 13, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dims", "raw"),
+    [
+        pytest.param(TensorProto.FLOAT, ("N", 4), b"\0" * 20, id="no whole row"),
+        pytest.param(TensorProto.FLOAT, ("N", 4), b"\0" * 18, id="no whole number"),
+        pytest.param(TensorProto.FLOAT, ("N", "M"), b"\0" * 16, id="two free dimensions"),
+        pytest.param(TensorProto.FLOAT, (2, 4), b"\0" * 16, id="too few"),
+        pytest.param(TensorProto.STRING, (2,), b"a", id="two strings"),
+    ],
+)
+async def test_a_body_that_tells_no_shape_is_refused(node, models, open_bench, kind, dims, raw):
+    node.set_current(node.add(models.identity(kind, dims)))
+    async with open_bench() as bench:
+        assert (await post_binary(bench, b"", raw, json_bytes="0")).status_code == 400
+
+
+async def test_more_json_than_is_read_is_too_large(bench):
+    spaces = b" " * (16 << 20)
+    body = json.dumps({"inputs": [X]}).encode()
+
+    assert (await bench.client.post(INFER, content=body + spaces)).status_code == 413
+    assert (await bench.client.post(INFER, content=body + spaces[: -len(body)])).status_code == 200
 
 
 async def test_health_and_metadata(bench):
@@ -324,7 +417,7 @@ async def test_every_outcome_and_verdict_starts_at_zero(bench):
 
 
 async def post_binary(bench, document, raw, *, json_bytes=None):
-    head = json.dumps(document).encode()
+    head = document if isinstance(document, bytes) else json.dumps(document).encode()
     headers = {"Inference-Header-Content-Length": json_bytes or str(len(head))}
     return await bench.client.post(INFER, content=head + raw, headers=headers)
 
