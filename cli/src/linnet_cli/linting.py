@@ -110,7 +110,7 @@ def _sight(name: str, sight: Sight, step: StepAhead) -> list[str]:
         f"{harm} {f'after {say_duration(at_s)}' if at_s is not None else f'not within {within}'}"
         for harm, at_s in sight.harms
     ]
-    return [f"{name}: a healthy model is cleared {clears}", f"{name}: sees {', '.join(seen)}"]
+    return [f"{name}: clears a healthy model {clears}", f"{name}: sees {', '.join(seen)}"]
 
 
 def _sight_warnings(
@@ -157,9 +157,8 @@ def _threshold(threshold: Threshold, sample: ThresholdSample | None) -> tuple[st
             f"{name} is beyond its limit on the stable revision already: every candidate would "
             "be taken back"
         )
+    said = look.message.removeprefix(f"{threshold.name}: ")
     if look.verdict is not Verdict.PASS:
-        return f"{name}: {look.message}", (
-            f"{name} has no usable value now ({look.message}): as it is, no step would pass"
-        )
+        return f"{name}: {said}", f"{name} has no usable value now: as it is, no step would pass"
     interval = threshold.interval or "judge.interval"
-    return f"{name}: {look.message}; sampled every {interval}", ""
+    return f"{name}: {said}; sampled every {interval}", ""

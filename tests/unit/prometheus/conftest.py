@@ -92,7 +92,7 @@ async def exporters():
 
 
 @pytest.fixture
-async def source(exporters, tmp_path):
+async def prometheus_url(exporters, tmp_path):
     settings = Settings.from_environment()
     try:
         program = Binaries(settings.cache_home, Progress(quiet=True)).prometheus()
@@ -120,11 +120,16 @@ async def source(exporters, tmp_path):
         async with asyncio.timeout(60), ClientSession() as session:
             while not await is_ready(session, url):  # noqa: ASYNC110 - another process has no event for us
                 await asyncio.sleep(0.05)
-        async with PrometheusSource(url) as found:
-            yield found
+        yield url
     finally:
         process.terminate()
         await process.wait()
+
+
+@pytest.fixture
+async def source(prometheus_url):
+    async with PrometheusSource(prometheus_url) as found:
+        yield found
 
 
 async def free_port():
