@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -31,7 +32,7 @@ from linnet_agent.fetch.https import HttpsClient
 from linnet_agent.fetch.oci import OciClient
 from linnet_agent.fetch.sources import Sources
 from linnet_agent.fetch.throttle import Throttle
-from linnet_agent.fetch.variants import read_capabilities
+from linnet_agent.fetch.variants import Capabilities, read_capabilities
 from linnet_agent.heartbeat import Heartbeat
 from linnet_agent.history import History
 from linnet_agent.hub import Hub, Object, TokenFile
@@ -176,13 +177,14 @@ class Agent:
             clock=clock,
         )
         self._host = HostReporter(self._hub, node=settings.node, status=self._host_status)
+        self._own_capabilities = read_capabilities()
         self._parts = Parts(
             store=self._store,
             desired=self._desired,
             judge=self._judge,
             monitor=self._monitor,
             sources=self._sources,
-            capabilities=read_capabilities(),
+            capabilities=self._capabilities,
             metrics=self.metrics,
             programs=Programs(settings.programs),
             clock=clock,
@@ -388,6 +390,17 @@ class Agent:
     def _pinned(self) -> Mapping[ModelKey, frozenset[str]]:
         return {key: worker.pinned() for key, worker in self._workers.items() if worker.booted}
 
+    def _capabilities(self) -> Capabilities:
+        """Return what this node can run: what is installed here, and what the server has."""
+        abilities = self._monitor.abilities
+        if abilities is None:
+            return self._own_capabilities
+        return replace(
+            self._own_capabilities,
+            runtimes=abilities.runtimes,
+            accelerators=abilities.accelerators,
+        )
+
     # --- what there is to tell
 
     def _host_status(self, before: ModelHostStatus) -> ModelHostStatus:
@@ -401,6 +414,7 @@ class Agent:
                 stale=self._trust.stale or self._is_tuf_stale(),
             ),
             orphans=self._orphans(),
+            gpu=self._monitor.abilities.gpu if self._monitor.abilities else "",
             before=before,
             now=self._clock(),
         )

@@ -16,7 +16,7 @@ from linnet_agent.errors import HubRefusedError
 from linnet_agent.hub import Hub, Object
 from linnet_agent.report import merge_patch
 from linnet_api import conditions
-from linnet_api.model_host import Capacity, ModelHostStatus, Runtime, Trust
+from linnet_api.model_host import Accelerator, Capacity, ModelHostStatus, Runtime, Trust
 from linnet_api.names import API_VERSION, VERSION
 
 _PATH: Final = f"/apis/{API_VERSION}/modelhosts"
@@ -30,6 +30,7 @@ def host_status(
     node_uid: str | None,
     trust: Trust,
     orphans: Iterable[str],
+    gpu: str,
     before: ModelHostStatus,
     now: datetime,
 ) -> ModelHostStatus:
@@ -41,6 +42,7 @@ def host_status(
         agent_version=importlib.metadata.version("linnet"),
         api_versions=(VERSION,),
         runtimes=_runtimes(),
+        accelerators=(Accelerator(name="gpu0", product=gpu),) if gpu else (),
         memory=_memory(before.memory),
         disk=_disk(root, before.disk),
         trust=trust,

@@ -1,10 +1,11 @@
 """What linnet-server said last, and for how long it has said nothing."""
 
+import contextlib
 from collections.abc import Callable
 from time import monotonic
 
 from linnet_agent.errors import ServerUnavailableError
-from linnet_agent.server import ServerClient, ServerView
+from linnet_agent.server import Abilities, ServerClient, ServerView
 
 
 class ServerMonitor:
@@ -14,6 +15,8 @@ class ServerMonitor:
         self.client = client
         self._on_change = on_change
         self.view: ServerView | None = None
+        self.abilities: Abilities | None = None
+        """What the server can run, as it said last; None: it has never said."""
         self._gone_since: float | None = monotonic()
 
     @property
@@ -26,6 +29,9 @@ class ServerMonitor:
         before = _shape(self.view)
         try:
             self.view = await self.client.read()
+            if self._gone_since is not None or self.abilities is None:
+                with contextlib.suppress(ServerUnavailableError):  # one that is older cannot say
+                    self.abilities = await self.client.read_abilities()
             self._gone_since = None
         except ServerUnavailableError:
             self.view = None

@@ -38,7 +38,8 @@ class Parts:
     judge: Judge
     monitor: ServerMonitor
     sources: Sources
-    capabilities: Capabilities
+    capabilities: Callable[[], Capabilities]
+    """What this node can run, as the server said last."""
     metrics: Metrics
     programs: Programs
     clock: Clock

@@ -31,6 +31,9 @@ _LOAD_TIMEOUT_S: Final = 600.0
 """A large model may take minutes to load and warm up."""
 
 _ASK_TIMEOUT_S: Final = 5.0
+_PROBE_TIMEOUT_S: Final = 90.0
+"""A driver may take a while to start."""
+
 _MAX_ANSWER_BYTES: Final = 4 << 20
 
 _REFUSALS: Final[Mapping[str, type[AgentError]]] = {
@@ -62,6 +65,17 @@ class ServerView:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the server can run."""
+
+    runtimes: frozenset[str]
+    """As a variant's name begins: ``onnx``, ``onnx-cuda``, ``tensorrt``."""
+    accelerators: frozenset[str]
+    gpu: str
+    """Its name; empty: there is none."""
+
+
 class ServerClient:
     """Talks to one server over its Unix socket."""
 
@@ -88,6 +102,25 @@ class ServerClient:
         try:
             return _read_view(parse_json_object(raw, max_bytes=_MAX_ANSWER_BYTES))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ServerUnavailableError(
+                f"linnet-server's answer cannot be read: {error!r}"[:300]
+            ) from error
+
+    async def read_abilities(self) -> Abilities:
+        """Return what the server can run.
+
+        Raises:
+            ServerUnavailableError: It does not answer.
+        """
+        raw = await self._ask("GET", "/control/runtimes", timeout_s=_PROBE_TIMEOUT_S)
+        try:
+            said = parse_json_object(raw, max_bytes=_MAX_ANSWER_BYTES)
+            return Abilities(
+                frozenset(map(str, said["targets"])),
+                frozenset(map(str, said["accelerators"])),
+                str(said["gpu"])[:128],
+            )
+        except (ValueError, KeyError, TypeError) as error:
             raise ServerUnavailableError(
                 f"linnet-server's answer cannot be read: {error!r}"[:300]
             ) from error

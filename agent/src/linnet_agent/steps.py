@@ -24,7 +24,9 @@ from linnet_agent.errors import (
     ClockUntrustedError,
     DiskFullError,
     KeylessUnavailableError,
+    ServerUnavailableError,
     TrustError,
+    WrongVariantError,
 )
 from linnet_agent.fetch.throttle import start_delay
 from linnet_agent.fetch.variants import VariantChoice
@@ -229,14 +231,19 @@ class Steps:
         if order.revision in facts.complete:
             with contextlib.suppress(OSError, ValueError, AgentError):
                 return self._directory.read_evidence(order.revision)
+        files = order.runtime == "Files"
         accepts = VariantChoice(
-            wanted=order.variants,
-            capabilities=self._parts.capabilities,
-            any_runtime=order.runtime == "Files",
+            wanted=order.variants, capabilities=self._parts.capabilities(), any_runtime=files
         )
-        return await self.unless_preempted(
-            self._parts.sources.fetch_artifact(order.source, order.artifact, accepts=accepts)
-        )
+        fetch = self._parts.sources.fetch_artifact(order.source, order.artifact, accepts=accepts)
+        try:
+            return await self.unless_preempted(fetch)
+        except WrongVariantError as error:
+            if files or self._parts.monitor.abilities is not None:
+                raise
+            raise ServerUnavailableError(
+                f"linnet-server has not said yet what this node can run ({error})"
+            ) from error
 
     def _tell_judged(self, event: str, judged: Judged, *, about: str | None) -> None:
         self.log(

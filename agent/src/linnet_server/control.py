@@ -5,6 +5,8 @@
   list.
 """
 
+import asyncio
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +23,7 @@ from linnet_server.http1 import (
 from linnet_server.protocol import parse_object
 from linnet_server.records import DeploymentKey, RevisionFiles
 from linnet_server.repository import RepositoryApp
+from linnet_server.runtimes.abilities import Abilities, read_abilities
 
 BODY_LIMIT_BYTES: Final = 65536
 
@@ -32,6 +35,7 @@ class ControlApp:
         self._catalog = catalog
         self._root = root
         self._repository = RepositoryApp(catalog, root, bare)
+        self._abilities: Abilities | None = None
 
     async def respond(self, request: Request) -> Response:
         """Carry out one order."""
@@ -44,10 +48,17 @@ class ControlApp:
         except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
             return unexpected_response(request.path, error)
 
+    async def _read_abilities(self) -> Abilities:
+        if self._abilities is None:
+            self._abilities = await asyncio.to_thread(read_abilities)
+        return self._abilities
+
     async def _respond(self, request: Request) -> Response:
         match request.method, request.path.split("/")[1:]:
             case "GET", ["control", "models"]:
                 return json_response(self._catalog.describe())
+            case "GET", ["control", "runtimes"]:
+                return json_response(dataclasses.asdict(await self._read_abilities()))
             case "PUT", ["control", "models", namespace, deployment, "staged"]:
                 order = parse_object(request.body)
                 staged = await self._catalog.stage(

@@ -104,7 +104,7 @@ class ModelHostStatus(ApiModel):
     accelerators: Annotated[
         tuple[Accelerator, ...],
         Field(
-            description="Accelerators that the node has. Not looked for yet: always empty.",
+            description="Accelerators that the node's server has, as its driver names them.",
             max_length=32,
             json_schema_extra=map_list("name"),
         ),

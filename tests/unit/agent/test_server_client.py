@@ -4,7 +4,15 @@ import asyncio
 
 import pytest
 
-from linnet_agent.errors import LoadFailedError, NotOnnxError, ServerUnavailableError
+from linnet_agent.errors import (
+    BudgetExceededError,
+    DiskFaultError,
+    LoadFailedError,
+    NotOnnxError,
+    ServerUnavailableError,
+    WrongVariantError,
+)
+from linnet_agent.monitor import ServerMonitor
 from linnet_agent.server import ServerClient
 from linnet_agent.store import ModelKey
 
@@ -78,6 +86,9 @@ async def test_a_server_that_hangs_up_or_is_not_there_is_transient(fake, client,
     ("status", "body", "error"),
     [
         (422, {"reason": "NotOnnx", "message": "no"}, NotOnnxError),
+        (422, {"reason": "WrongVariant", "message": "no"}, WrongVariantError),
+        (422, {"reason": "BudgetExceeded", "message": "no"}, BudgetExceededError),
+        (422, {"reason": "DiskFault", "message": "no"}, DiskFaultError),
         (422, {"reason": "Levitates", "message": "no"}, LoadFailedError),
         (422, b"<no>", LoadFailedError),
         (409, {"message": "no"}, ServerUnavailableError),
@@ -89,3 +100,48 @@ async def test_a_refusal_has_its_word(fake, client, tmp_path, status, body, erro
 
     with pytest.raises(error, match="no"):
         await client.stage(KEY, tmp_path)
+
+
+ABILITIES = {"targets": ["onnx", "tensorrt"], "accelerators": ["nvidia-sm87"], "gpu": "Orin"}
+
+
+async def test_what_the_server_can_run_is_asked_once_and_again_after_it_was_away(fake, client):
+    asked = []
+
+    def answer(request):
+        asked.append(request.path)
+        body = ABILITIES if request.path == "/control/runtimes" else {"models": [], "staged": []}
+        return fake.answer(body)
+
+    fake.tell(answer)
+    monitor = ServerMonitor(client, on_change=lambda: None)
+    assert monitor.abilities is None
+
+    await monitor.refresh()
+    await monitor.refresh()
+    assert asked.count("/control/runtimes") == 1
+    assert monitor.abilities.runtimes == {"onnx", "tensorrt"}
+    assert monitor.abilities.gpu == "Orin"
+
+    fake.tell(lambda _: None)
+    assert await monitor.refresh() is None
+    assert monitor.abilities is not None
+    fake.tell(answer)
+    await monitor.refresh()
+    assert asked.count("/control/runtimes") == 2
+
+
+@pytest.mark.parametrize(
+    "body", [pytest.param({}, id="nothing said"), pytest.param({"targets": 7}, id="no list")]
+)
+async def test_a_server_that_cannot_say_what_it_runs_is_there_all_the_same(fake, client, body):
+    def answer(request):
+        said = body if request.path == "/control/runtimes" else {"models": [], "staged": []}
+        return fake.answer(said)
+
+    fake.tell(answer)
+    monitor = ServerMonitor(client, on_change=lambda: None)
+
+    assert await monitor.refresh() is not None
+    assert monitor.abilities is None
+    assert monitor.gone_s == 0.0

@@ -11,6 +11,7 @@ from linnet_agent.fetch.variants import (
     choose_variant,
     read_capabilities,
     require_variant,
+    runtime_of,
 )
 from linnet_agent.verify.manifest import Artifact, Index, Manifest, Variant
 from linnet_cli.publish.modelpack import pack
@@ -59,6 +60,22 @@ def test_a_node_takes_the_first_that_is_wanted_and_that_it_can_run(choice, chose
     assert choose_variant(index(*EVERYTHING), accepts=choice).digest == chosen
 
 
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        ("onnx", "onnx"),
+        ("onnx-int8", "onnx"),
+        ("onnx-cuda", "onnx-cuda"),
+        ("onnx-cuda-fp16", "onnx-cuda"),
+        ("onnx-tensorrt-fp16", "onnx-tensorrt"),
+        ("tensorrt-cuda", "tensorrt"),
+        ("gguf-q4", "gguf"),
+    ],
+)
+def test_a_variants_name_says_the_runtime_and_the_device(name, runtime):
+    assert runtime_of(name) == runtime
+
+
 def test_files_need_no_runtime():
     gguf = Variant(name="gguf-q4", digest="g")
 
@@ -79,6 +96,12 @@ def test_files_need_no_runtime():
             accepts(),
             ["needs the runtime tensorrt"],
             id="runtime",
+        ),
+        pytest.param(
+            (Variant(name="onnx-cuda-fp16", digest="c"),),
+            accepts(),
+            ["needs the runtime onnx-cuda"],
+            id="device",
         ),
         pytest.param(
             (FULL, INT8),

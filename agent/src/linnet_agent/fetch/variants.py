@@ -1,8 +1,8 @@
 """Which of an artifact's variants a node takes: the deployment's order, the node's abilities.
 
 - The deployment's order decides; among what it does not order, the index's order does.
-- A node takes only what it can run: its architecture, a runtime that it has, an accelerator that
-  it has where the variant names one.
+- A node takes only what it can run: its architecture, a runtime and a device that it has, an
+  accelerator that it has where the variant names one.
 - An artifact that is no index is one variant: ``onnx``, where it does not say.
 - Where nothing fits, the sentence says what there is, and why each does not fit.
 """
@@ -16,6 +16,7 @@ from linnet_agent.errors import WrongVariantError
 from linnet_agent.verify.manifest import Artifact, Index, Variant
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+_DEVICES: Final = frozenset({"cuda", "tensorrt"})
 _TOLD: Final = 8
 
 
@@ -26,7 +27,7 @@ class Capabilities:
     arch: str
     """As OCI writes it: ``amd64``, ``arm64``."""
     runtimes: frozenset[str]
-    """First part of a variant's name: ``onnx`` runs ``onnx`` and ``onnx-int8``."""
+    """As a variant's name begins: ``onnx`` runs ``onnx-int8``, but not ``onnx-cuda-fp16``."""
     accelerators: frozenset[str] = frozenset()
 
 
@@ -85,6 +86,13 @@ def require_variant(artifact: Artifact, *, accepts: VariantChoice) -> None:
         raise WrongVariantError(_sentence([f"{only.name} ({fault})"], accepts))
 
 
+def runtime_of(name: str) -> str:
+    """Return the runtime, and the device where it is no CPU, that a variant's name says."""
+    runtime, _, rest = name.partition("-")
+    device = rest.partition("-")[0]
+    return f"{runtime}-{device}" if runtime == "onnx" and device in _DEVICES else runtime
+
+
 def _misfit(variant: Variant, accepts: VariantChoice) -> str | None:
     """Return why the node cannot run a variant, or None where it can."""
     able = accepts.capabilities
@@ -92,7 +100,7 @@ def _misfit(variant: Variant, accepts: VariantChoice) -> str | None:
         return f"for {variant.os}/{variant.arch}"
     if variant.accelerator is not None and variant.accelerator not in able.accelerators:
         return f"needs {variant.accelerator}"
-    runtime = variant.name.partition("-")[0]
+    runtime = runtime_of(variant.name)
     if not accepts.any_runtime and runtime not in able.runtimes:
         return f"needs the runtime {runtime}"
     return None
