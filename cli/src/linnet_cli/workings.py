@@ -143,6 +143,7 @@ def _fleet(
 
 def _candidates(learned: Learned, model: Model, *, node: str | None) -> list[str]:
     rows = [row for row in model.rows if node in (None, row.node)]
+    without = model.log_evidence_without_each() if len(model.rows) > 1 else {}
     worst = sorted(rows, key=lambda row: (row.expected - row.failures, row.node))
     lines = []
     for row in worst[:_NODES_SHOWN]:
@@ -155,7 +156,8 @@ def _candidates(learned: Learned, model: Model, *, node: str | None) -> list[str
             _row(
                 "",
                 f"expected e = n r f = {row.requests:g} x {_own_rate(learned, row.node):.6g} x "
-                f"{model.fleet_factor:.4g} = {row.expected:.4g}; {_shape(row)}",
+                f"{model.fleet_factor:.4g} = {row.expected:.4g}; {_shape(row)}"
+                + (f"; log E without it {without[row.node]:.3f}" if row.node in without else ""),
             ),
         ]
     if len(rows) > _NODES_SHOWN:
