@@ -143,7 +143,7 @@ def _fleet(
 
 def _candidates(learned: Learned, model: Model, *, node: str | None) -> list[str]:
     rows = [row for row in model.rows if node in (None, row.node)]
-    without = model.log_evidence_without_each() if len(model.rows) > 1 else {}
+    without = model.weigh().log_e_without_each() if len(model.rows) > 1 else {}
     worst = sorted(rows, key=lambda row: (row.expected - row.failures, row.node))
     lines = []
     for row in worst[:_NODES_SHOWN]:
@@ -183,6 +183,15 @@ def _evidence(model: Model, said: MetricAssessment, step: StepInputs) -> list[st
         _row("", "log, a node worse by x: " + ", ".join(f"x{g:g} {v:.2f}" for g, v in factors)),
         _row("", "log, plus fleet means: " + ", ".join(f"+{g - 1:g} {v:.2f}" for g, v in means)),
         _row("", f"log, the rise that detect names: {harms[-1]:.2f}"),
+        *(
+            _row(
+                "",
+                f"harm on {domain.domain} alone: {domain.failures:g} of {domain.requests:g}, "
+                f"expected {domain.expected:.4g}; log E = {domain.log_e:.3f} (half of the weight is "
+                "on harm everywhere, half on such domains)",
+            )
+            for domain in look.domains
+        ),
         _row(
             "",
             f"log E = {look.log_e:.3f}; line = log(steps / alpha) = "
