@@ -187,8 +187,8 @@ def _evidence(model: Model, said: MetricAssessment, step: StepInputs) -> list[st
             _row(
                 "",
                 f"harm on {domain.domain} alone: {domain.failures:g} of {domain.requests:g}, "
-                f"expected {domain.expected:.4g}; log E = {domain.log_e:.3f} (half of the weight is "
-                "on harm everywhere, half on such domains)",
+                f"expected {domain.expected:.4g}; log E = {domain.log_e:.3f} (half of the weight "
+                "is on harm everywhere, half on such domains)",
             )
             for domain in look.domains
         ),
