@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
 
-.PHONY: help venv demo demo-down test lint fix bench bench-server bench-agent crds crash lock sim proto
+.PHONY: help venv demo demo-down test lint fix bench bench-server bench-agent bench-decisions nightly-judge crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,12 @@ bench-server: $(STAMP) ## Measure linnet-server beside Triton, MLServer, KServe 
 
 bench-agent: $(STAMP) ## Measure the agent beside model_signing and plain copying; SIZE=64M is quick
 	@$(BIN)/python -m bench.agent $(if $(SIZE),--size $(SIZE))
+
+bench-decisions: $(STAMP) ## Measure the judge and its rivals, an hour; SIZE=40 is quick, GATE=1 the limits
+	@$(BIN)/python -m bench.decisions $(if $(GATE),--gate,$(if $(SIZE),--repetitions $(SIZE)))
+
+nightly-judge: $(STAMP) ## A million small histories: nothing that is not whole ever passes
+	@$(BIN)/python -m pytest -q tests/unit/judge/test_never_pass.py --histories 1000000
 
 sim: $(STAMP) ## The fleet simulator; SEED=n replays
 	@$(BIN)/python -m pytest tests/sim $(if $(SEED),--sim-seed $(SEED))

@@ -56,7 +56,7 @@ def run(
         scenarios: Which.
         repetitions: Of a scenario with share 1.
         workers: Processes.
-        looks: "every" minute with all rivals; "ours": every minute, ours alone; or "few", ours alone.
+        looks: "every" minute with all rivals; "ours" alone every minute; or ours at "few" of them.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for scenario in scenarios:

@@ -4,6 +4,15 @@ from hypothesis import settings
 from linnet_operator.judge.compare import Detect, NodeCount, look
 from linnet_operator.judge.learned import NodeHistory, learn
 
+HISTORIES = 100_000
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--histories", type=int, default=HISTORIES, help=f"small histories, default {HISTORIES}"
+    )
+
+
 settings.register_profile("judge", deadline=None, max_examples=40)
 settings.load_profile("judge")
 
@@ -49,3 +58,8 @@ class Fleet:
 @pytest.fixture(scope="session")
 def fleet():
     return Fleet()
+
+
+@pytest.fixture
+def histories(pytestconfig):
+    return pytestconfig.getoption("--histories", default=HISTORIES)

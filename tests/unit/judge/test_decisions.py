@@ -1,0 +1,105 @@
+"""The small size of the decision benchmark: the limits that the judge keeps, with fixed seeds."""
+
+import numpy as np
+import pytest
+from bench.decisions import gate, report
+from bench.decisions.generator import Counts, Fleet, make
+from bench.decisions.measure import OURS, Outcome, run_batch
+from bench.decisions.rivals import RIVALS
+from bench.decisions.scenarios import all_scenarios
+
+SCENARIOS = {each.key: each for each in all_scenarios()}
+
+
+@pytest.mark.slow
+def test_no_limit_of_the_small_size_is_broken():
+    broken = [gate.problems(*each) for each in gate.measure(workers=2)]
+
+    assert [problem for problems in broken for problem in problems] == []
+    assert len(broken) > 40
+
+
+def outcome(*alarms):
+    return Outcome(repetitions=len(alarms), alarms={OURS: list(alarms)})
+
+
+def test_the_gate_sees_false_rollbacks_and_slow_ones():
+    good, bad = SCENARIOS["good-40-iid"], SCENARIOS["bad-40-1to2"]
+
+    assert not gate.problems(good, outcome(3, *[None] * 99))
+    assert "4 of 40 good models" in gate.problems(good, outcome(*[3] * 4, *[None] * 36))[0]
+    assert not gate.problems(bad, outcome(8, 10, 100))
+    assert "after 11 minutes" in gate.problems(bad, outcome(8, 11, 100))[0]
+    assert "after inf minutes" in gate.problems(bad, outcome(8, None, None))[0]
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "bound"), [(0, 40, 0.0), (4, 40, 0.02112), (10, 100, 0.04235)]
+)
+def test_the_lower_bound_is_clopper_and_pearsons(successes, trials, bound):
+    assert gate.lower_bound(successes, trials) == pytest.approx(bound, abs=2e-4)
+
+
+def test_a_repetition_does_not_depend_on_how_the_work_is_cut():
+    scenario = SCENARIOS["good-10-rho02"]
+    whole = run_batch(scenario, 0, 3, "few")
+    parts = run_batch(scenario, 0, 1, "few")
+    parts.add(run_batch(scenario, 1, 3, "few"))
+
+    assert whole == parts
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_find_what_is_plainly_bad_and_not_what_is_equal(name):
+    def alarm(rate):
+        fleet = Fleet(nodes=20, candidates=10, minutes=60, requests=100.0, harm=rate)
+        (counts,) = make(fleet, np.random.default_rng(3))
+        return RIVALS[name](counts, 1)
+
+    assert alarm(0.2) is not None
+    assert alarm(0.0) is None
+
+
+def test_kayentas_interval_is_that_of_wilcoxons_test():
+    # R: wilcox.test(x, y, mu=0, alternative="greater", exact=FALSE, correct=TRUE): W = 35,
+    # by hand: mean 18, variance 6 * 6 * 13 / 12 = 39, z = (35 - 18 - 0.5) / sqrt(39).
+    from bench.decisions.rivals import _shift_z  # noqa: PLC0415 - the arithmetic itself
+
+    x = np.array([1.1, 2.2, 3.3, 4.4, 5.5, 6.6])
+    y = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 1.2])
+
+    assert _shift_z(x, y, 0.0) == pytest.approx((35 - 18 - 0.5) / 39**0.5)
+
+
+def test_the_generator_keeps_the_rates_that_it_is_asked_for():
+    fleet = Fleet(nodes=400, candidates=100, harm=0.04, correlation=0.02, drift=0.3, burst=0.05)
+    (counts,) = make(fleet, np.random.default_rng(1))
+
+    def rate(failures, requests):
+        return failures.sum() / requests.sum()
+
+    assert rate(counts.history_failures, counts.history_requests) == pytest.approx(0.01, rel=0.2)
+    assert rate(counts.recent_failures, counts.recent_requests) == pytest.approx(0.01, rel=0.25)
+    assert rate(counts.failures[:100], counts.requests[:100]) == pytest.approx(0.05, rel=0.1)
+    assert rate(counts.failures[100:], counts.requests[100:]) == pytest.approx(0.01, rel=0.2)
+    assert isinstance(counts, Counts)
+
+
+def test_only_the_section_of_the_decisions_is_written(tmp_path):
+    readme = tmp_path / "README.md"
+    (tmp_path / "decisions").mkdir()
+    readme.write_text(
+        "# Benchmarks\n\n## Server\n\nfast\n\n## Decisions\n\nold\n\n## Agent\n\nslim\n"
+    )
+    scenario = SCENARIOS["good-10-rho02"]
+
+    report.write({scenario.key: run_batch(scenario, 0, 2, "every")}, tmp_path)
+    once = readme.read_text()
+    report.write({scenario.key: run_batch(scenario, 0, 2, "every")}, tmp_path)
+
+    assert readme.read_text() == once
+    assert once.startswith("# Benchmarks\n\n## Server\n\nfast\n\n## Decisions\n")
+    assert once.endswith("\n## Agent\n\nslim\n")
+    assert "old" not in once
+    assert "| **Linnet** |" in once
+    assert "<svg" in (tmp_path / "decisions" / "false-rollback.svg").read_text()
