@@ -167,12 +167,14 @@ async def call(method, path, body=None, *, port=None, socket=None):
     head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     writer.write(head.encode() + content)
     try:
-        answer = await asyncio.wait_for(reader.read(), 120)
+        async with asyncio.timeout(120):
+            head = await reader.readuntil(b"\r\n\r\n")
+            _, found, length = head.lower().partition(b"content-length:")
+            body = await reader.readexactly(int(length.split(b"\r\n")[0])) if found else b""
     finally:
         writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2")):
-        raise RuntimeError(f"{method} {path}: {answer[:300]!r}")
+    if not head.startswith(b"HTTP/1.1 2"):
+        raise RuntimeError(f"{method} {path}: {head[:100]!r} {body[:300]!r}")
     return json.loads(body) if body else None
 
 
