@@ -241,9 +241,8 @@ def find_input(
 
 def find_missing(specs: Mapping[str, TensorSpec], feeds: Mapping[str, Array]) -> None:
     """Raise a BadRequestError where an input of the model is not among ``feeds``."""
-    missing = specs.keys() - feeds.keys()
-    if missing:
-        raise BadRequestError(f"missing input {_names(missing)}")
+    if len(feeds) != len(specs):  # what is in `feeds` is in `specs`
+        raise BadRequestError(f"missing input {_names(specs.keys() - feeds.keys())}")
 
 
 def find_output(name: str, signature: Signature) -> None:
@@ -311,9 +310,10 @@ def _read_inputs(
         if not isinstance(name, str):
             raise BadRequestError("every input must be an object with a 'name'")
         spec = find_input(name, tensor.get("datatype"), specs, feeds)
-        refuse_extensions(f"input '{name}'", _read_parameters(tensor))
+        parameters = _read_parameters(tensor)
+        refuse_extensions(f"input '{name}'", parameters)
         shape = check_shape(spec, tensor.get("shape"), symbols)
-        size = _read_parameter(tensor, "binary_data_size")
+        size = parameters.get("binary_data_size")
         if size is None:
             feeds[name] = decode_json(spec, shape, tensor.get("data"), booleans=booleans)
         else:

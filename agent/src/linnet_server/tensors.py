@@ -10,7 +10,9 @@ Source: Open Inference Protocol v2, `inference_rest.md`; Triton's `extension_bin
 """
 
 import dataclasses
+import itertools
 import math
+import struct
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -37,6 +39,22 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
 }
+
+_FORMATS: Final = {
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
+"""The letters of `struct`, which packs a value exactly or raises; NumPy would cut or guess."""
 
 # Frames of BYTES and raw tensors are little-endian; every machine that onnxruntime has wheels for
 # is.
@@ -80,18 +98,19 @@ def check_shape(spec: TensorSpec, shape: object, symbols: dict[str, int]) -> tup
     Raises:
         BadRequestError: It is no list of sizes, or it does not fit.
     """
-    if not isinstance(shape, list) or not all(type(dim) is int and dim >= 0 for dim in shape):
+    if type(shape) is not list:
         raise BadRequestError(f"input '{spec.name}': 'shape' must be a list of sizes, 0 or more")
     fits = len(shape) == len(spec.shape)
-    if fits:
-        for dim, wanted in zip(shape, spec.shape, strict=True):
-            if isinstance(wanted, int):
-                fits = fits and dim == wanted
-            elif symbols.setdefault(wanted, dim) != dim:
-                raise BadRequestError(
-                    f"input '{spec.name}': dimension '{wanted}' is {dim}, in another place it is "
-                    f"{symbols[wanted]}"
-                )
+    for dim, wanted in zip(shape, spec.shape, strict=False):
+        if type(dim) is not int or dim < 0:
+            raise BadRequestError(f"input '{spec.name}': 'shape' must be a list of sizes, 0 or more")
+        if isinstance(wanted, int):
+            fits = fits and dim == wanted
+        elif symbols.setdefault(wanted, dim) != dim:
+            raise BadRequestError(
+                f"input '{spec.name}': dimension '{wanted}' is {dim}, in another place it is "
+                f"{symbols[wanted]}"
+            )
     if not fits:
         raise BadRequestError(
             f"input '{spec.name}': shape {shape!s:.200} does not fit {spec.metadata()['shape']}"
@@ -132,28 +151,29 @@ def decode_json(
     Raises:
         BadRequestError: Wrong count, wrong nesting, or a value that the datatype cannot hold.
     """
-    if not isinstance(data, list):
+    if type(data) is not list:
         raise BadRequestError(f"input '{spec.name}': 'data' must be a list")
-    dtype = DTYPES[spec.datatype]
-    try:
-        raw = np.array(data, dtype=dtype if dtype.kind == "O" else None)
-        if dtype == np.uint64 and raw.dtype.kind == "f":
-            raw = _read_large_integers(data, raw)
-    except (ValueError, OverflowError) as exc:
-        raise BadRequestError(
-            f"input '{spec.name}': 'data' is not a regular array of numbers"
-        ) from exc
-    if booleans and dtype.kind in "iuf" and _holds_booleans(data):
-        raise BadRequestError(f"input '{spec.name}': 'data' does not hold {spec.datatype} values")
+    flat = _flatten(spec, shape, data) if data and type(data[0]) is list else data
     count = math.prod(shape)
-    if raw.shape != shape and (raw.ndim != 1 or raw.size != count):
+    if len(flat) != count:
         raise BadRequestError(
             f"input '{spec.name}': shape {list(shape)} needs {count} values, flat or nested; "
-            f"'data' has {raw.size} in the form {list(raw.shape)}"
+            f"'data' has {len(flat)}"
         )
-    if count == 0:
-        return np.zeros(shape, dtype)
-    return _convert(spec, raw, dtype).reshape(shape)
+    match DTYPES[spec.datatype].kind:
+        case "O":
+            if not all(type(value) is str for value in flat):
+                raise _not_of(spec)
+            array = np.empty(count, np.object_)
+            array[:] = flat
+            return array.reshape(shape)
+        case "b":
+            if not all(type(value) is bool for value in flat):
+                raise _not_of(spec)
+        case _:
+            if booleans and any(type(value) is bool for value in flat):
+                raise _not_of(spec)
+    return _pack(spec, flat).reshape(shape)
 
 
 def decode_binary(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> Array:
@@ -187,13 +207,9 @@ def decode_typed(spec: TensorSpec, shape: tuple[int, ...], data: Sequence[Any]) 
         raise BadRequestError(
             f"input '{spec.name}': shape {list(shape)} needs {count} values; there are {len(data)}"
         )
-    dtype = DTYPES[spec.datatype]
-    if dtype.kind == "O":
+    if spec.datatype == "BYTES":
         return _to_strings(spec, data).reshape(shape)
-    if dtype.kind in "iu":
-        wide = np.fromiter(data, np.uint64 if dtype.kind == "u" else np.int64, count)
-        return _convert(spec, wide, dtype).reshape(shape) if count else wide.astype(dtype)
-    return np.fromiter(data, dtype, count).reshape(shape)
+    return _pack(spec, data).reshape(shape)
 
 
 def encode_json(array: Array) -> Array | list[str]:
@@ -224,48 +240,29 @@ def generate_example(spec: TensorSpec) -> Array:
     return np.full(shape, 0.5 if dtype.kind == "f" else 1, dtype)
 
 
-def _convert(spec: TensorSpec, raw: Array, dtype: np.dtype[Any]) -> Array:
-    wanted = {"b": "b", "i": "iu", "u": "iu", "f": "fiu", "O": "O"}[dtype.kind]
-    if raw.dtype.kind not in wanted:
-        raise BadRequestError(f"input '{spec.name}': 'data' does not hold {spec.datatype} values")
-    match dtype.kind:
-        case "f":
-            if raw.dtype == dtype:
-                return raw  # JSON has neither NaN nor Inf
-            with np.errstate(over="ignore"):
-                converted = raw.astype(dtype)
-            if not np.isfinite(converted).all():
-                raise BadRequestError(
-                    f"input '{spec.name}': a value is beyond the range of {spec.datatype}"
-                )
-            return converted
-        case "i" | "u":
-            limits = np.iinfo(dtype)
-            if int(raw.min()) < limits.min or int(raw.max()) > limits.max:
-                raise BadRequestError(
-                    f"input '{spec.name}': a value is beyond the range of {spec.datatype}"
-                )
-            return raw.astype(dtype, copy=False)
-        case "O":
-            if not all(isinstance(element, str) for element in raw.reshape(-1).tolist()):
-                raise BadRequestError(f"input '{spec.name}': 'data' does not hold strings")
-            return raw
-        case _:
-            return raw
+def _flatten(spec: TensorSpec, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
+    level: list[Any] = [data]
+    for size in shape:
+        if not all(type(row) is list and len(row) == size for row in level):
+            raise BadRequestError(
+                f"input '{spec.name}': 'data' is nested, but not as shape {list(shape)} has it"
+            )
+        level = list(itertools.chain.from_iterable(level))
+    return level
 
 
-def _holds_booleans(data: list[Any]) -> bool:
-    return any(
-        _holds_booleans(one) if isinstance(one, list) else isinstance(one, bool) for one in data
+def _pack(spec: TensorSpec, values: Sequence[Any]) -> Array:
+    try:
+        packed = struct.pack(f"<{len(values)}{_FORMATS[spec.datatype]}", *values)
+    except (struct.error, OverflowError) as exc:
+        raise _not_of(spec) from exc
+    return np.frombuffer(packed, DTYPES[spec.datatype])
+
+
+def _not_of(spec: TensorSpec) -> BadRequestError:
+    return BadRequestError(
+        f"input '{spec.name}': a value is not of, or beyond the range of {spec.datatype}"
     )
-
-
-def _read_large_integers(data: list[Any], guess: Array) -> Array:
-    """Return integers above 2**63 exactly, where NumPy has guessed floats; or the guess."""
-    exact = np.array(data, np.object_)
-    if all(type(element) is int for element in exact.reshape(-1).tolist()):
-        return exact.astype(np.uint64)
-    return guess
 
 
 def _decode_bytes_elements(spec: TensorSpec, count: int, raw: memoryview) -> Array:
