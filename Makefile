@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
 
-.PHONY: help venv demo demo-down test lint fix bench bench-server bench-agent bench-decisions nightly-judge crds crash lock sim proto
+.PHONY: help venv demo demo-down test lint fix bench bench-server bench-swap bench-agent bench-decisions nightly-judge crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench: $(STAMP) ## Measure: server, memory, activation, planner
 
 bench-server: $(STAMP) ## Measure linnet-server beside Triton, MLServer, KServe and bare loops
 	@$(BIN)/python -m bench.server
+
+bench-swap: $(STAMP) ## Measure swaps under load beside Triton and MLServer; SIZE=quick
+	@$(BIN)/python -m bench.swap $(if $(SIZE),--size $(SIZE))
 
 bench-agent: $(STAMP) ## Measure the agent beside model_signing and plain copying; SIZE=64M is quick
 	@$(BIN)/python -m bench.agent $(if $(SIZE),--size $(SIZE))

@@ -145,23 +145,15 @@ def measure_all(options):
                 root = directory / f"{name}-{what}"
                 root.mkdir()
                 try:
-                    with contextlib.closing(stopping(SERVERS[name](name, root, models))) as server:
-                        row[what] = run(work(server.server))
+                    with contextlib.ExitStack() as stack:
+                        server = SERVERS[name](name, root, models)
+                        stack.callback(server.stop)
+                        row[what] = run(work(server))
                 except MissingPeerError as error:
                     print(f"   left out: {error}")
                 except (RuntimeError, OSError) as error:
                     print(f"   {name}, {what}: {error}")
     return result
-
-
-class stopping:  # noqa: N801 - a context manager
-    """A server that is stopped at the end."""
-
-    def __init__(self, server):
-        self.server = server
-
-    def close(self):
-        self.server.stop()
 
 
 def render(result):

@@ -5,29 +5,24 @@
 - A load that takes longer than `timeout_s` is a verdict. The runtime cannot be made to stop at
   once: the thread is left to itself, what it still loads is freed, and the server's end does not
   wait for it.
-- A load steps back behind the requests (`_LOAD_NICE`) where the runtime starts no threads that
-  would inherit that: a node's cores are few, and who waits for an answer comes first.
+- The thread that loads has the priority of all others: one that steps back would hold the
+  interpreter's lock while it waits for a core (measured on a busy machine: worse stalls).
 """
 
 import asyncio
 import concurrent.futures
-import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from linnet_server.batching import BatchingLane, BatchLimits, can_batch
 from linnet_server.errors import LoadTimeoutError, NoMemoryError
 from linnet_server.lane import Lane, SingleLane
 from linnet_server.memory import available_bytes, needed_bytes, resident_bytes, trim
 from linnet_server.records import RevisionFiles
-from linnet_server.runtimes.targets import Target, read_variant
 from linnet_server.sessions import DEFAULT_CACHE, Session, WarmUp, load_session
-
-_LOAD_NICE: Final = 10
-"""About a tenth of the share of a thread that answers, where both want one core."""
 
 
 class Loaded(NamedTuple):
@@ -128,8 +123,6 @@ def _start_load(files: RevisionFiles, *, threads: int, cache: Path) -> _Job:
 
     def load() -> None:
         try:
-            if threads == 1 and read_variant(record.variant) is Target.CPU:
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICE)
             session = load_session(
                 files.model_path,
                 variant=record.variant,
