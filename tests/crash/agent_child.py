@@ -5,15 +5,13 @@ LINNET_CRASH_LOG=FILE        where the names are written that were passed
 LINNET_CRASH_CLOCK=FILE      holds a time: the clock stands at it; or "+SECONDS": it is wrong by
                              that; read at each look
 LINNET_CRASH_MUTANT=NAME     a mistake of ``crashlab.mutants`` that it is to make
-LINNET_CRASH_TRACED=1        blocking calls share one thread: strace counts calls by thread, and the
-                             same call must be the n-th one in each run
+LINNET_CRASH_TRACED=1        no more threads than one of each kind: strace counts calls by thread,
+                             and the same call must be the n-th one in each run
 """
 
-import asyncio
 import os
 import random  # noqa: TID251
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,19 +20,14 @@ from crashlab.mutants import seed
 KILLED = 137
 
 
-class OneThread(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self):
-        loop = super().new_event_loop()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        return loop
-
-
 def main():
     environ = os.environ  # noqa: TID251
     if mutant := environ.get("LINNET_CRASH_MUTANT"):
         seed(mutant)
     from linnet_agent import __main__ as program  # noqa: PLC0415 - after the mistake is seeded
-    from linnet_agent import command  # noqa: PLC0415
+    from linnet_agent import app, command  # noqa: PLC0415
+    from linnet_agent.fetch import transport  # noqa: PLC0415
+    from linnet_agent.verify import directory  # noqa: PLC0415
 
     name, _, count = environ.get("LINNET_CRASH_AT", "").rpartition(":")
     log = os.open(environ["LINNET_CRASH_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -57,7 +50,7 @@ def main():
         return now + timedelta(seconds=float(told))
 
     if environ.get("LINNET_CRASH_TRACED"):
-        asyncio.set_event_loop_policy(OneThread())
+        app._THREADS = directory._MAX_HASHERS = transport._MAX_WORKERS = 1
     flags = vars(program._parser().parse_args(sys.argv[1:]))
     return command.run(
         flags,

@@ -1,12 +1,15 @@
 """The kill table: ``make crash``. Stories of a node, each cut short in every way that we know.
 
-Rows are stories, columns are faults, cells are tries and violations:
+Rows are the agent's named steps, and the stories; columns are faults, cells are tries and
+violations. What happens between two named steps stands in the row of the second.
 
-- kill: SIGKILL before each system call that changes a file; another agent goes on.
+- kill at step: the agent ends without a word when it has done a step; another agent goes on.
+- kill at call: SIGKILL before a system call that changes a file; another agent goes on.
 - power cut: what is not synced is lost, torn or kept; then again in the run that goes on from it.
-- ENOSPC, EIO, EROFS, EMFILE: a system call on the node's directory fails.
+- ENOSPC, EIO, EROFS, EMFILE: a system call of the agent fails.
 
-It ends with 1 where a rule was broken, or where fewer states were tried than were asked for.
+It ends with 1 where a rule was broken, where fewer states were tried than were asked for, or where
+a column is empty.
 """
 
 import argparse
@@ -19,21 +22,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from crashlab import record
 from crashlab.check import Boot
 from crashlab.node import Publisher, start_registry, stop
-from crashlab.power import cut, dice, go_on
-from crashlab.scenarios import SCENARIOS, Lab, record_notes, record_scenario
-from crashlab.sweep import ERRORS, KILL, can_fail, disturb, points
+from crashlab.points import AT_REST, ERRORS, KILL, STEP, can_meet, steps_of
+from crashlab.power import Cuts, cut, dice, go_on
+from crashlab.scenarios import SCENARIOS, Lab, find_more_points, record_notes, record_scenario
+from crashlab.sweep import disturb
 
 from linnet_testbed import TestbedUnavailableError
 
 POWER = "power cut"
-COLUMNS = (KILL, POWER, *ERRORS)
+COLUMNS = (STEP, KILL, POWER, *ERRORS)
 _SHOWN = 20
 _SAY_S = 10.0
 
@@ -42,29 +46,57 @@ class Table:
     """What was tried, and what came of it."""
 
     def __init__(self):
-        self.tried = defaultdict(Counter)
-        self.wrong = defaultdict(Counter)
+        self.tried = Counter()
+        """By story, step and fault."""
+        self.wrong = Counter()
         self.sentences = Counter()
         self.states = set()
         self.recovered = 0
+        self._steps = []
 
-    def add(self, row, column, tried, sentences):
-        self.tried[row][column] += tried
-        self.wrong[row][column] += sum(sentences.values())
-        for sentence, count in sentences.items():
-            self.sentences[f"{row}: {column}: {sentence}"] += count
+    def learn_order(self, steps):
+        """Take the order of the rows from a story: a new step comes after the one before it."""
+        before = None
+        for step in steps:
+            if step not in self._steps:
+                at = 0 if before is None else self._steps.index(before) + 1
+                self._steps.insert(at, step)
+            before = step
+
+    def add(self, story, step, fault, *, tried, sentences=()):
+        self.tried[story, step, fault] += tried
+        self.wrong[story, step, fault] += len(sentences)
+        self.sentences.update(f"{story}: {step}: {fault}: {sentence}" for sentence in sentences)
 
     def print(self):
-        rows = [*self.tried, "all"]
+        stories = list(dict.fromkeys(story for story, _, _ in self.tried))
+        self._print("step", self._steps, lambda key: key[1])
+        self._print("story", stories, lambda key: key[0])
+
+    def _print(self, title, rows, row_of):
         width = max(map(len, rows))
-        print(f"\n{'tried/violations':{width}}", *(f"{column:>13}" for column in COLUMNS))
-        for row in rows:
-            of = [row] if row != "all" else list(self.tried)
+        print(f"\n{title:{width}}", *(f"{column:>13}" for column in COLUMNS))
+        for row in (*rows, "all"):
             cells = (
-                f"{sum(self.tried[r][c] for r in of)}/{sum(self.wrong[r][c] for r in of)}"
+                _cell(
+                    sum(n for key, n in counted.items() if row in (row_of(key), "all"))
+                    for counted in (self._of(self.tried, c), self._of(self.wrong, c))
+                )
                 for c in COLUMNS
             )
             print(f"{row:{width}}", *(f"{cell:>13}" for cell in cells))
+
+    def _of(self, counts, fault):
+        return {key: n for key, n in counts.items() if key[2] == fault}
+
+    def empty_columns(self):
+        """Return the faults of which none was tried."""
+        return [c for c in COLUMNS if not sum(self._of(self.tried, c).values())]
+
+
+def _cell(counts):
+    tried, wrong = counts
+    return f"{tried}/{wrong}" if tried or wrong else "-"
 
 
 def main():
@@ -74,10 +106,10 @@ def main():
     parser.add_argument("--per-point", type=int, default=400, help="crash states after one step")
     parser.add_argument("--deeper", type=int, default=16, help="second power cuts, a story")
     parser.add_argument(
-        "--kill-seconds", type=float, default=180, help="bound on the kills; 0: all of them"
+        "--kill-seconds", type=float, default=60, help="bound on the kills; 0: all of them"
     )
     parser.add_argument(
-        "--fault-seconds", type=float, default=180, help="bound on the errors; 0: all of them"
+        "--error-seconds", type=float, default=60, help="bound on the errors; 0: all of them"
     )
     parser.add_argument("--only", default="", help="stories whose name has this in it")
     options = parser.parse_args()
@@ -101,15 +133,21 @@ def _run(options, home):
     lab = None
     try:
         lab = Lab(home, Publisher(home / "models", url))
-        recordings = {}
+        recordings, points = {}, {}
         for name, scenario in SCENARIOS.items():
             if options.only in name:
                 recordings[name] = record_scenario(lab, scenario)
-                _say(f"recorded: {name}: {len(recordings[name].log.steps)} steps", done=True)
+                points[name] = (*recordings[name].points, *find_more_points(lab, scenario))
+                table.learn_order([*steps_of(recordings[name].log), AT_REST])
+                _say(f"recorded: {name}: {len(points[name])} points", done=True)
         notes = record_notes(lab)
+        table.learn_order(steps_of(notes.log))
         _cut_power(options, lab, {**recordings, notes.scenario.name: notes}, table)
-        for faults, seconds in (((KILL,), options.kill_seconds), (ERRORS, options.fault_seconds)):
-            _sweep(lab, recordings, faults, table, seed=options.seed, seconds=seconds)
+        for faults, seconds in (
+            ((STEP, KILL), options.kill_seconds),
+            (ERRORS, options.error_seconds),
+        ):
+            _sweep(lab, recordings, points, faults, table, seed=options.seed, seconds=seconds)
     finally:
         if lab is not None:
             lab.close()
@@ -126,10 +164,12 @@ def _verdict(options, table, took_s):
         f"\n{len(table.states)} crash states, each of them another one; from {table.recovered} the "
         f"whole agent went on; violations: {violations}; seed {options.seed}; {took_s:.0f} s"
     )
-    enough = len(table.states) >= options.states
+    enough, empty = len(table.states) >= options.states, table.empty_columns()
     if not enough:
         print(f"fewer than the {options.states} states that were asked for")
-    return 0 if enough and not violations else 1
+    if empty:
+        print(f"never tried: {', '.join(empty)}")
+    return 0 if enough and not empty and not violations else 1
 
 
 # --- power cuts -----------------------------------------------------------------------------------
@@ -139,19 +179,20 @@ _shared = {}
 
 
 def _cut_power(options, lab, recordings, table):
-    _shared.update(options=options, lab=lab, recordings=recordings, held={})
+    _shared.update(options=options, lab=lab, recordings=recordings)
     fork = multiprocessing.get_context("fork")
     workers = os.cpu_count() or 1
     with ProcessPoolExecutor(workers, mp_context=fork) as pool:
         found = _note(pool, [(_cut_once, name) for name in recordings], table, "power cuts")
     again = [
         (_cut_again, name, number, tree)
-        for name, trees in found
-        if recordings[name].scenario.name in SCENARIOS
-        for number, tree in enumerate(_draw_early(trees, options))
+        for name, cuts in found
+        if name in SCENARIOS
+        for number, tree in enumerate(_draw_early(cuts.held, options))
     ]
     with ProcessPoolExecutor(workers, mp_context=fork) as pool:
-        _note(pool, again, table, "second power cuts")
+        second = _note(pool, again, table, "second power cuts")
+    table.recovered = sum(bool(cuts.states) for _, cuts in second)
 
 
 def _draw_early(trees, options):
@@ -163,20 +204,23 @@ def _draw_early(trees, options):
 def _note(pool, jobs, table, what):
     found, futures = [], [pool.submit(*job) for job in jobs]
     for number, future in enumerate(as_completed(futures), start=1):
-        name, states, tried, wrong, trees = future.result()
-        fresh = states - table.states
-        table.states |= states
-        table.recovered += "second" in what
-        table.add(name, POWER, len(fresh) if tried else 0, wrong)
-        found.append((name, trees))
+        name, cuts = future.result()
+        for step, count in Counter(
+            step for key, step in cuts.states.items() if key not in table.states
+        ).items():
+            table.add(name, step, POWER, tried=count)
+        for (step, sentence), count in cuts.wrong.items():
+            table.add(name, step, POWER, tried=0, sentences=[sentence] * count)
+        table.states |= cuts.states.keys()
+        found.append((name, cuts))
         _say(f"{what}: {number} of {len(jobs)}, {len(table.states)} states")
     _say(f"{what}: {len(jobs)} runs, {len(table.states)} states", done=True)
     return found
 
 
 def _cut_once(name):
-    options, recording = _shared["options"], _shared["recordings"][name]
-    return _cut(recording, options, options.seed)
+    options = _shared["options"]
+    return name, _cut(_shared["recordings"][name], options, options.seed)
 
 
 def _cut_again(name, number, tree):
@@ -184,31 +228,26 @@ def _cut_again(name, number, tree):
     try:
         again = go_on(_shared["lab"], recording, tree)
     except AssertionError as error:
-        return name, set(), 0, Counter({f"the agent does not go on: {error}": 1}), []
-    return _cut(again, options, options.seed + number)
+        return name, Cuts(wrong=Counter({(AT_REST, f"the agent does not go on: {error}"): 1}))
+    cuts = _cut(again, options, options.seed + number)
+    cuts.held.clear()  # nobody goes on from these, and they are large
+    return name, cuts
 
 
 def _cut(recording, options, seed):
-    home = Path(tempfile.mkdtemp(prefix="boot-", dir=_shared["lab"].home))
-    boot, rng = Boot(home), dice(seed)
-    cuts, held = cut(recording, boot=boot, rng=rng, per_point=options.per_point)
-    wrong = Counter({f"{said} [{cuts.first[said]}]": n for said, n in cuts.wrong.items()})
-    return recording.scenario.name, cuts.states, len(cuts.states), wrong, held
+    boot = Boot(Path(tempfile.mkdtemp(prefix="boot-", dir=_shared["lab"].home)))
+    return cut(recording, boot=boot, rng=dice(seed), per_point=options.per_point)
 
 
 # --- kills and errors -----------------------------------------------------------------------------
 
 
-def _sweep(lab, recordings, faults, table, *, seed, seconds):
-    """Disturb one call after the other, each cell of the table in turn, while there is time."""
-    title, flag = ("kills", "--kill-seconds") if KILL in faults else ("errors", "--fault-seconds")
+def _sweep(lab, recordings, points, faults, table, *, seed, seconds):
+    """Disturb at one point after the other, each story and fault in turn, while there is time."""
+    title = "errors" if set(faults) <= set(ERRORS) else "kills"
     cells = [
-        [
-            (recording, point, fault)
-            for point in points(recording)
-            if (point.changes if fault == KILL else can_fail(point, fault))
-        ]
-        for recording in recordings.values()
+        [(name, point, fault) for point in points[name] if can_meet(point, fault)]
+        for name in recordings
         for fault in faults
     ]
     for cell in cells:
@@ -218,21 +257,23 @@ def _sweep(lab, recordings, faults, table, *, seed, seconds):
     missed = left = 0
 
     def work(job):
-        return job, None if time.monotonic() > deadline else disturb(lab, *job)
+        name, point, fault = job
+        late = time.monotonic() > deadline
+        return job, None if late else disturb(lab, recordings[name], point, fault)
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         for number, (job, outcome) in enumerate(pool.map(work, jobs), start=1):
-            recording, point, fault = job
+            name, point, fault = job
             if outcome is None:
                 left += 1
                 continue
             missed += not outcome.hit
+            wrong = [f"{point}: {sentence}" for sentence in outcome.wrong]
+            table.add(name, point.step, fault, tried=outcome.hit, sentences=wrong)
             _say(f"{title}: {number} of {len(jobs)}")
-            wrong = Counter(f"{point}: {sentence}" for sentence in outcome.wrong)
-            table.add(recording.scenario.name, fault, outcome.hit, wrong)
-    notes = [f"{len(jobs) - left - missed} of {len(jobs)} calls"]
+    notes = [f"{len(jobs) - left - missed} of {len(jobs)} points"]
     if left:
-        notes.append(f"{left} not tried for lack of time ({flag} 0 tries all)")
+        notes.append(f"{left} not tried for lack of time (--{title[:-1]}-seconds 0 tries all)")
     if missed:
         notes.append(f"{missed} did not come again")
     _say(f"{title}: {', '.join(notes)}", done=True)

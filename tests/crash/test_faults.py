@@ -5,9 +5,10 @@ Also: clocks that jump while the agent works.
 
 import pytest
 from crashlab import record
+from crashlab.points import ERRORS, KILL, STEP, can_meet
 from crashlab.power import dice
-from crashlab.scenarios import SCENARIOS, record_scenario
-from crashlab.sweep import ERRORS, KILL, can_fail, disturb, points
+from crashlab.scenarios import SCENARIOS, find_more_points, record_scenario
+from crashlab.sweep import disturb
 
 from linnet_api.reasons import NodeState
 
@@ -22,14 +23,15 @@ def recording(lab):
     return record_scenario(lab, SCENARIOS["update and eviction"])
 
 
+@pytest.fixture(scope="module")
+def points(lab, recording):
+    return (*recording.points, *find_more_points(lab, recording.scenario))
+
+
 @needs_strace
-@pytest.mark.parametrize("fault", [KILL, *ERRORS])
-def test_rules_2_3_and_8_a_fault_at_a_system_call_is_said_and_made_good(lab, recording, fault):
-    possible = [
-        point
-        for point in points(recording)
-        if (point.changes if fault == KILL else can_fail(point, fault))
-    ]
+@pytest.mark.parametrize("fault", [STEP, KILL, *ERRORS])
+def test_rules_2_3_and_8_a_fault_at_a_point_is_said_and_made_good(lab, recording, points, fault):
+    possible = [point for point in points if can_meet(point, fault)]
 
     outcomes = [disturb(lab, recording, point, fault) for point in dice(8).sample(possible, 4)]
 
@@ -50,7 +52,9 @@ _ONCE_BROKEN = [
 @pytest.mark.parametrize(("error", "call", "path", "number"), _ONCE_BROKEN)
 def test_a_fault_that_once_broke_the_agent(lab, recording, error, call, path, number):
     point = next(
-        p for p in points(recording) if (p.call, p.number) == (call, number) and path in p.path
+        p
+        for p in recording.points
+        if (p.call, p.number) == (call, number) and path in (p.path or "")
     )
 
     outcome = disturb(lab, recording, point, error)
@@ -60,8 +64,24 @@ def test_a_fault_that_once_broke_the_agent(lab, recording, error, call, path, nu
 
 
 @needs_strace
+@pytest.mark.parametrize(("error", "call"), [("EMFILE", "openat"), ("EIO", "readv")])
+def test_what_serves_is_not_left_because_it_could_not_be_read_once(
+    lab, recording, points, error, call
+):
+    serving = lab.settled(recording.scenario).directory
+    record = serving.read_records()[serving.read_current()]
+    model = f"store/{record.model_digest.removeprefix('sha256:')}"
+    point = next(p for p in points if p.call == call and (p.path or "").startswith(model))
+
+    outcome = disturb(lab, recording, point, error)
+
+    assert outcome.hit
+    assert outcome.wrong == ()
+
+
+@needs_strace
 def test_every_call_that_changes_a_file_is_a_point_to_be_killed_at(recording):
-    called = {point.call for point in points(recording) if point.changes}
+    called = {point.call for point in recording.points if point.changes}
 
     assert {"openat", "write", "pwrite64", "rename", "symlink", "mkdir"} <= called
     assert {"unlink", "unlinkat", "rmdir"} & called

@@ -6,13 +6,13 @@
 """
 
 import pytest
+from crashlab.node import KILLED
 
 from linnet_agent.journal import Goal
 from linnet_api.reasons import NodeState
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
 
-KILLED = 137
 R1, R2 = ("r1", 2.0), ("r2", 3.0)
 
 

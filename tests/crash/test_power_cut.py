@@ -13,7 +13,7 @@ from crashlab.log import ROOT, Ack, Enter, Log, Sync, Write
 from crashlab.mutants import MUTANTS
 from crashlab.power import cut, dice, go_on
 from crashlab.scenarios import SCENARIOS, record_scenario
-from crashlab.sweep import disturb, points
+from crashlab.sweep import disturb
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,7 +43,7 @@ def recorded(lab):
 
 @pytest.mark.parametrize("name", ["first activation", "update and eviction", "removal"])
 def test_rules_2_and_3_hold_in_whatever_a_power_cut_leaves(recorded, boot, name):
-    cuts, _ = cut(recorded(name), boot=boot, rng=dice(4), per_point=12)
+    cuts = cut(recorded(name), boot=boot, rng=dice(4), per_point=12)
 
     assert not cuts.wrong
     assert len(cuts.states) >= 60
@@ -51,10 +51,10 @@ def test_rules_2_and_3_hold_in_whatever_a_power_cut_leaves(recorded, boot, name)
 
 def test_rule_8_the_agent_goes_on_from_a_power_cut_and_from_a_second_one(lab, recorded, boot):
     recording, rng = recorded("update"), dice(5)
-    _, held = cut(recording, boot=boot, rng=rng, per_point=2)
+    held = cut(recording, boot=boot, rng=rng, per_point=2).held
 
     again = go_on(lab, recording, rng.choice(held))
-    cuts, _ = cut(again, boot=boot, rng=rng, per_point=2)
+    cuts = cut(again, boot=boot, rng=rng, per_point=2)
 
     assert not cuts.wrong
     assert again.revision == recording.revision
@@ -76,7 +76,7 @@ def test_a_mistake_that_is_seeded_is_found(lab, recorded, mutant):
         assert finds_something(recording)
         return
     recording = recorded("update")
-    point = next(p for p in points(recording) if p.call == "rename" and "-current" in p.path)
+    point = next(p for p in recording.points if p.call == "rename" and "-current" in p.path)
 
     well = disturb(lab, recording, point, "EIO")
     ill = disturb(lab, recording, point, "EIO", mutant=mutant, patience_s=5)

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -22,8 +23,9 @@ from linnet_agent import outcome, table
 from linnet_agent.errors import AgentError, DiskFaultError, DiskFullError, ServerUnavailableError
 from linnet_agent.journal import Action, Facts, Journal, Known, Step
 from linnet_agent.parts import Parts, Reporter
+from linnet_agent.rehash import MOMENTARY
 from linnet_agent.steps import PreemptedError, Progress, Steps
-from linnet_agent.store import ModelDirectory, ModelKey
+from linnet_agent.store import ModelDirectory, ModelKey, insist
 from linnet_agent.sync import Wanted
 from linnet_agent.table import Alarm
 from linnet_agent.verify.directory import hash_directory
@@ -182,20 +184,28 @@ class Worker:
         )
 
     def _find_rot(self) -> None:
-        """Look for revisions whose files are not what was verified."""
+        """Look for revisions whose files are not what was verified.
+
+        Raises:
+            OSError: They could not be looked at, for a reason that passes.
+        """
         store = self._parts.store
         for revision, record in self._directory.read_records().items():
+            if record.model_digest in store.corrupt:
+                continue
             try:
-                artifact = self._directory.read_evidence(revision)
+                artifact = insist(partial(self._directory.read_evidence, revision))
             except (AgentError, OSError, ValueError) as error:
+                _require_lasting(error)
                 self._lost.add(revision)
                 fault = f"its manifest cannot be read: {error}"
             else:
                 signed = {layer.name: layer.digest for layer in artifact.layers}
                 try:
-                    files = hash_directory(store.path_of(record.model_digest))
+                    files = insist(partial(hash_directory, store.path_of(record.model_digest)))
                     fault = "" if files == signed else "its files are not those that were verified"
                 except (AgentError, OSError) as error:
+                    _require_lasting(error)
                     fault = str(error)
                 if fault:
                     store.corrupt[record.model_digest] = fault
@@ -456,6 +466,12 @@ class Worker:
         if gone:
             self._steps.log("agent.evicted", revisions=" ".join(gone))
         self._parts.store.evict_unused(staging=self._parts.wanted_staging())
+
+
+def _require_lasting(error: Exception) -> None:
+    """Raise an error that says nothing of the bytes."""
+    if isinstance(error, OSError) and error.errno in MOMENTARY:
+        raise error
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ SHARE: Final = 0.004
 server (1.5 GB/s) and twenty on a small board (0.2 GB/s)."""
 
 _PIECE_BYTES: Final = 1 << 20
-_MOMENTARY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+MOMENTARY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+"""What passes, and says nothing of the bytes."""
 
 
 class Rehash:
@@ -105,7 +106,7 @@ async def find_fault(root: Path, files: Mapping[str, str], *, share: float = SHA
             if await _hash_slowly(root / name, share=share) != digest:
                 return f"{name} has other bytes"
     except OSError as error:
-        if error.errno in _MOMENTARY:
+        if error.errno in MOMENTARY:
             raise
         return f"{error.filename or root} cannot be read: {error.strerror}"
     return None

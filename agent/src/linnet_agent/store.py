@@ -9,6 +9,7 @@
 - Nothing that a link, a journal or an order names is evicted.
 - What cannot be read is not taken for gone: only a file that is not there, is not what it should
   be, or lies on a bad block makes a revision incomplete. All else is a fault of the moment.
+- A disk that says EIO is asked once more: a bus that was reset answers then, a bad block does not.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pydantic
 from pydantic.alias_generators import to_camel
@@ -46,6 +47,8 @@ from linnet_agent.verify.evidence import decode_evidence, encode_evidence
 from linnet_agent.verify.manifest import Artifact
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Checkpoint = Callable[[str], None]
 """Called with the name of a step that has just been done; tests kill the process in it."""
@@ -357,7 +360,7 @@ class ModelDirectory:
 
     def _read_record(self, path: Path) -> ServingRecord | None:
         try:
-            record = ServingRecord.model_validate_json((path / "serving.json").read_bytes())
+            record = ServingRecord.model_validate_json(insist((path / "serving.json").read_bytes))
         except ValueError:
             return None
         except OSError as error:
@@ -367,6 +370,17 @@ class ModelDirectory:
                 log.warning("store.record.unreadable", extra={"cause": str(error)})
             return None
         return record if record.revision == path.name else None
+
+
+def insist(read: Callable[[], T]) -> T:
+    """Return what ``read`` returns, the second time where the disk said EIO the first."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        log.warning("store.read.again", extra={"cause": str(error)})
+        return read()
 
 
 def find_runnable(names: Iterable[str]) -> str:

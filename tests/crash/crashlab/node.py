@@ -34,6 +34,8 @@ from linnet_testbed.progress import Progress
 
 KEY = ModelKey("factory", "digits")
 HOST = "registry.testbed"
+KILLED = 137
+"""What an agent ends with that dies at a named step."""
 
 
 def wait_until(condition, *, what, timeout_s=60.0):

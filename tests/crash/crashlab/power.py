@@ -14,6 +14,7 @@ from pathlib import Path
 
 from crashlab.check import Expected, materialise, violations
 from crashlab.disk import crash_states
+from crashlab.points import steps_of
 from crashlab.scenarios import record_scenario
 
 
@@ -26,41 +27,35 @@ def dice(seed):
 class Cuts:
     """What came of the power cuts in one scenario."""
 
-    states: set[int] = field(default_factory=set)
-    """Of each tree that was tried: a number that stands for it."""
-    recovered: int = 0
-    """From so many of them the whole agent went on, to the end."""
-    wrong: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-    """Where each sentence in ``wrong`` was true first."""
+    states: dict[int, str] = field(default_factory=dict)
+    """Of each tree that was tried: a number that stands for it, and the step it was found in."""
+    wrong: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Step and sentence; how often."""
+    held: list[dict[str, str | bytes]] = field(default_factory=list)
+    """The trees that were tried."""
 
 
-def cut(recording, *, boot, rng, per_point, cuts=None, choose=None):
-    """Try what a power cut may leave of a recording; return the ``Cuts``, and the trees that held.
+def cut(recording, *, boot, rng, per_point):
+    """Try what a power cut may leave of a recording.
 
     Args:
         recording: What an agent did.
         boot: Starts the agent on a tree.
         rng: Draws where there is more than can be tried.
         per_point: So many states after one step at most.
-        cuts: Where to go on counting.
-        choose: Tells by its number whether to cut after a step; None: after all.
     """
-    cuts = Cuts() if cuts is None else cuts
-    expected, held = Expected(recording.log), []
-    states = crash_states(recording.log, rng=rng, per_point=per_point, choose=choose)
-    for state in states:
+    cuts, expected = Cuts(), Expected(recording.log)
+    steps, calls = steps_of(recording.log), recording.log.calls
+    for state in crash_states(recording.log, rng=rng, per_point=per_point):
         wrong = violations(state.tree, expected.seen[state.after], recording)
-        key = hash(frozenset(state.tree.items()))
+        key, step = hash(frozenset(state.tree.items())), steps[state.after - 1]
         if key not in cuts.states:
-            cuts.states.add(key)
+            cuts.states[key] = step
+            cuts.held.append(state.tree)
             wrong += boot.check(state.tree)
-            held.append(state.tree)
-        for sentence in wrong:
-            cuts.wrong[sentence] += 1
-            call = recording.log.calls[state.after - 1].name
-            cuts.first.setdefault(sentence, f"after step {state.after} ({call}), {state.model}")
-    return cuts, held
+        call = calls[state.after - 1].name
+        cuts.wrong.update((step, f"{said} [after a {call}, {state.model}]") for said in wrong)
+    return cuts
 
 
 def go_on(lab, recording, tree):

@@ -53,16 +53,27 @@ def missing():
     )
 
 
-def tracer(output):
-    """Return the command line that runs a program and records it into ``output``."""
+def tracer(output, *, more=()):
+    """Return the command line that runs a program and records it into ``output``.
+
+    Args:
+        output: Where to.
+        more: Calls that are recorded, too; of all of them only the beginning of a text is kept.
+    """
+    size = 4096 if more else 1 << 26
     return [
-        *("strace", "-D", "-f", "-y", "-xx", "--seccomp-bpf", "-s", str(1 << 26)),
-        *("-e", f"trace={','.join(TRACED)}", "-o", str(output)),
+        *("strace", "-D", "-f", "-y", "-xx", "--seccomp-bpf", "-s", str(size)),
+        *("-e", f"trace={','.join([*TRACED, *more])}", "-o", str(output)),
     ]
 
 
-def read_calls(path):
-    """Return the calls of a recording that have returned, in the order of their return."""
+def read_calls(path, *, whole=True):
+    """Return the calls of a recording that have returned, in the order of their return.
+
+    Args:
+        path: Where strace has written to.
+        whole: What is read or written must be there in whole.
+    """
     calls, begun = [], {}
     for line in path.read_text("ascii").splitlines():
         thread, rest = _LINE.fullmatch(line).groups()
@@ -84,7 +95,7 @@ def read_calls(path):
             Call(
                 thread=int(thread),
                 name=name,
-                arguments=tuple(_read_arguments(arguments)),
+                arguments=tuple(_read_arguments(arguments, whole=whole)),
                 result=int(result),
                 returned=_read_returned(result, tail),
                 injected="INJECTED" in tail,
@@ -93,9 +104,9 @@ def read_calls(path):
     return calls
 
 
-def _read_arguments(text):
+def _read_arguments(text, *, whole):
     for match in _ARGUMENT.finditer(text):
-        assert not match["cut"], "a string was cut: -s is too small"
+        assert not (whole and match["cut"]), "a string was cut: -s is too small"
         if match["text"] is not None:
             yield _bytes(match["text"])
         elif match["fd"] is not None:

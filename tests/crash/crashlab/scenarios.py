@@ -14,7 +14,7 @@ from crashlab import record
 from crashlab.disk import last_tree
 from crashlab.log import Log, read_log, read_tree
 from crashlab.node import Node, revision_of, wait_until
-from crashlab.record import Call
+from crashlab.points import DESCRIPTORS, READS, Point, call_points, changing_calls, named_points
 
 from linnet_agent.journal import Goal
 from linnet_api.reasons import NodeState
@@ -119,7 +119,8 @@ class Recording:
     """The revisions that may leave it."""
     root: str
     log: Log
-    calls: list[Call]
+    points: tuple[Point, ...]
+    """Where an agent that does the same can be disturbed."""
 
 
 class Lab:
@@ -247,23 +248,45 @@ def _record(lab, scenario, node, revision, act):
     start, output = node.home / "start", node.home / "run.strace"
     shutil.copytree(node.root, start, symlinks=True)
     pid = act(record.tracer(output))
-    calls = _read_when_complete(output, pid)
+    _wait_complete(output, pid)
+    calls = record.read_calls(output)
     log = read_log(calls, root=node.root, start=start, acknowledgements=node.log)
     assert read_tree(node.root) == last_tree(log), "the recording is not what happened"
 
     def revision_named(name):
         return revision_of(lab.publisher.publish(*name)[1])
 
-    may_go = {revision_named(name) for name in (*scenario.goes, *scenario.may_go)}
-    baseline = scenario.baseline and revision_named(scenario.baseline)
-    return Recording(scenario, revision, baseline, frozenset(may_go), str(node.root), log, calls)
+    changing = changing_calls(log)
+    found = call_points(
+        calls, root=str(node.root), acknowledgements=str(node.log), changing=changing
+    )
+    return Recording(
+        scenario=scenario,
+        revision=revision,
+        baseline=scenario.baseline and revision_named(scenario.baseline),
+        may_go=frozenset(map(revision_named, (*scenario.goes, *scenario.may_go))),
+        root=str(node.root),
+        log=log,
+        points=(*named_points(log), *found),
+    )
 
 
-def _read_when_complete(output, pid):
-    """Return the calls once strace, which may be slower than its child, has written the end."""
+def find_more_points(lab, scenario):
+    """Run a scenario once more; return its calls that change nothing: reads, and sockets."""
+    node = lab.make(scenario)
+    revision, output = scenario.give(node), node.home / "run.strace"
+    more = (*READS, *DESCRIPTORS)
+    run(node, scenario, revision, tracer=record.tracer(output, more=more))
+    _wait_complete(output, node.agent.pid)
+    calls = record.read_calls(output, whole=False)
+    found = call_points(calls, root=str(node.root), acknowledgements=str(node.log))
+    return tuple(point for point in found if point.call in more)
+
+
+def _wait_complete(output, pid):
+    """Return when strace, which may be slower than its child, has written the end."""
     end = re.compile(rf"^{pid} +\+\+\+ ", re.MULTILINE)
     wait_until(
         lambda: output.exists() and end.search(output.read_text("ascii")),
         what=lambda: f"strace has written {output}",
     )
-    return record.read_calls(output)

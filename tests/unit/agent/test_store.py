@@ -220,6 +220,22 @@ def test_a_record_on_a_bad_block_is_no_revision_and_its_model_stays_for_the_link
     assert store.has("sha256:" + "1" * 64)
 
 
+def test_a_disk_that_says_eio_once_is_asked_again(store, monkeypatch):
+    add(store, "aaaaaaaa")
+    answers = iter([errno.EIO])
+    real = Path.read_bytes
+
+    def read(path):
+        if (number := next(answers, None)) is not None:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+    assert store.model(KEY).read_records().keys() == {"aaaaaaaa"}
+    assert next(answers, None) is None
+
+
 def test_a_full_disk_takes_neither_the_journal_nor_the_condemned(store, monkeypatch):
     model = store.model(KEY)
     model.write_journal(Journal(observed_sequence=1))
