@@ -9,6 +9,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -26,7 +27,7 @@ from linnet_server.control import BODY_LIMIT_BYTES, ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.http1 import HttpListener
 from linnet_server.loading import Loader
-from linnet_server.memory import limit_memory
+from linnet_server.memory import limit_memory, trim
 from linnet_server.metrics import Metrics
 from linnet_server.public import PublicApp
 from linnet_server.records import RevisionFiles
@@ -157,6 +158,14 @@ async def _boot(
     await catalog.boot(None if settings.standalone else settings.root.resolve(), bare)
     if settings.standalone and catalog.failures():
         stopping.set()
+    _settle()
+
+
+def _settle() -> None:
+    """Give back what the start alone needed, and never look at the rest for garbage again."""
+    gc.collect()
+    gc.freeze()
+    trim()
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -13,21 +13,14 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
 from linnet_api.buckets import BUCKETS_S
+from linnet_server.exposition import Counter, Histogram, Registry
 from linnet_server.records import ServingRecord
-
-CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
 _LABELS: Final = ("namespace", "deployment", "revision", "variant")
 _BATCH_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SWAP_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STALL_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-
-# `_created` samples double the series, and nothing of ours reads them.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
 
 
 class Outcome(StrEnum):
@@ -68,65 +61,56 @@ class Metrics:
     """The process's registry and the revisions bound to it."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "linnet_inference_requests",
+        self._registry = Registry()
+        self._requests = self._registry.counter(
+            "linnet_inference_requests_total",
             "Inference requests, by how they ended.",
             (*_LABELS, "outcome"),
-            registry=self._registry,
         )
-        self._durations = Histogram(
+        self._durations = self._registry.histogram(
             "linnet_inference_duration_seconds",
             "From the last byte of a request to its rendered answer.",
             (*_LABELS, "outcome"),
-            buckets=BUCKETS_S,
-            registry=self._registry,
+            edges=BUCKETS_S,
         )
-        self._feedback = Counter(
-            "linnet_inference_feedback",
+        self._feedback = self._registry.counter(
+            "linnet_inference_feedback_total",
             "Answers that somebody has judged, under the revision that gave them.",
             (*_LABELS, "verdict"),
-            registry=self._registry,
         )
-        self._info = Gauge(
+        self._info = self._registry.gauge(
             "linnet_model_info",
             "1 for each active revision.",
             (*_LABELS, "digest"),
-            registry=self._registry,
         )
 
-        self._batch_rows = Histogram(
+        self._batch_rows = self._registry.histogram(
             "linnet_batch_rows",
             "Rows of each batch that ran, where batching is on.",
             _LABELS,
-            buckets=_BATCH_ROWS,
-            registry=self._registry,
+            edges=_BATCH_ROWS,
         )
-        self._queue_depth = Gauge(
+        self._queue_depth = self._registry.gauge(
             "linnet_queue_depth",
             "Requests that wait for a run of an active revision.",
             _LABELS,
-            registry=self._registry,
         )
-        self._memory = Gauge(
+        self._memory = self._registry.gauge(
             "linnet_model_memory_bytes",
             "How much the process grew when it loaded an active revision.",
             _LABELS,
-            registry=self._registry,
         )
-        self._swaps = Histogram(
+        self._swaps = self._registry.histogram(
             "linnet_swap_duration_seconds",
             "Loading a revision beside the active one; draining and freeing one that is out.",
             ("namespace", "deployment", "phase"),
-            buckets=_SWAP_S,
-            registry=self._registry,
+            edges=_SWAP_S,
         )
-        self._stalls = Histogram(
+        self._stalls = self._registry.histogram(
             "linnet_swap_stall_seconds",
             "The longest time in one phase of a swap in which the server answered nobody.",
             ("namespace", "deployment", "phase"),
-            buckets=_STALL_S,
-            registry=self._registry,
+            edges=_STALL_S,
         )
 
     def bind(self, record: ServingRecord) -> RevisionMetrics:
@@ -165,4 +149,4 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all series in Prometheus' text format."""
-        return prometheus_client.generate_latest(self._registry)
+        return self._registry.render()

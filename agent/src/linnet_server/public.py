@@ -27,6 +27,7 @@ from linnet_server.errors import (
     NotReadyError,
     ServerError,
 )
+from linnet_server.exposition import CONTENT_TYPE
 from linnet_server.http1 import (
     JSON,
     Request,
@@ -36,7 +37,7 @@ from linnet_server.http1 import (
     read_length,
     unexpected_response,
 )
-from linnet_server.metrics import CONTENT_TYPE, Metrics
+from linnet_server.metrics import Metrics
 from linnet_server.protocol import (
     ID_LIMIT,
     InferRequest,

@@ -22,7 +22,7 @@ def revision(tmp_path):
 
 
 def counted(revision):
-    return {verdict: revision.feedback[verdict]._value.get() for verdict in Verdict}
+    return {verdict: revision.feedback[verdict].value for verdict in Verdict}
 
 
 SCORES = np.array([[0.1, 0.7, 0.2]], np.float32)
