@@ -67,7 +67,8 @@ class DataPlane:
         except BaseException as error:
             call.fail(error)
             raise
-        limit_s = self._deadline_s if deadline_s is None else min(deadline_s, self._deadline_s)
+        limits_s = (self._deadline_s, deadline_s, request.timeout_s)
+        limit_s = min(limit_s for limit_s in limits_s if limit_s is not None)
         return _infer_in_thread(call, request, limit_s)
 
 

@@ -82,12 +82,14 @@ class InferRequest(NamedTuple):
         feeds: One array for each input of the model.
         wanted: What to answer; all of the model's outputs where the request names none.
         elements: How many elements the feeds hold together: a measure of the work.
+        timeout_s: Seconds after which the client has no use for the answer; None: it does not say.
     """
 
     id: str | None
     feeds: dict[str, Array]
     wanted: WantedOutputs
     elements: int
+    timeout_s: float | None = None
 
 
 class Signature:
@@ -144,6 +146,7 @@ def parse_infer(
         feeds,
         _read_outputs(document.get("outputs"), signature, binary=binary),
         total_elements(feeds.values()),
+        read_timeout(_read_parameter(document, "timeout")),
     )
 
 
@@ -354,6 +357,21 @@ def _read_outputs(tensors: object, signature: Signature, *, binary: bool) -> Wan
         wanted.append(WantedOutput(name, binary if own is None else own))
     check_outputs_once(wanted)
     return signature.want(wanted)
+
+
+def read_timeout(value: object) -> float | None:
+    """Return the parameter `timeout`, microseconds, as seconds; None where it says nothing.
+
+    Source: Triton, `extension_parameters.md`; 0 is no timeout there, too.
+
+    Raises:
+        BadRequestError: It is no count of microseconds.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadRequestError("'timeout' must be a whole number of microseconds")
+    return value / 1e6 or None
 
 
 def _read_flag(holder: dict[str, Any], name: str) -> bool | None:

@@ -30,6 +30,7 @@ from linnet_server.protocol import (
     find_missing,
     find_output,
     read_id,
+    read_timeout,
     refuse_extensions,
 )
 from linnet_server.tensors import (
@@ -70,7 +71,15 @@ def parse_infer_message(message: ModelInferRequest, signature: Signature) -> Inf
         feeds,
         _read_outputs(message.outputs, signature),
         total_elements(feeds.values()),
+        _read_timeout(message),
     )
+
+
+def _read_timeout(message: ModelInferRequest) -> float | None:
+    if "timeout" not in message.parameters:
+        return None
+    parameter = message.parameters["timeout"]
+    return read_timeout(getattr(parameter, parameter.WhichOneof("parameter_choice") or "", ""))
 
 
 def render_infer_message(
