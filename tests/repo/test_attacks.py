@@ -1,8 +1,11 @@
 """The page of attacks names tests that are there, and reasons of the closed list."""
 
 import ast
+import functools
 import re
 from pathlib import Path
+
+import pytest
 
 from linnet_api.reasons import NodeReason
 
@@ -18,9 +21,9 @@ REFERENCE = re.compile(
 )
 
 
+@functools.cache
 def _strings_and_tests(file):
-    tree = ast.walk(ast.parse((TESTS / file).read_text()))
-    nodes = list(tree)
+    nodes = list(ast.walk(ast.parse((TESTS / file).read_text())))
     strings = {node.value for node in nodes if isinstance(node, ast.Constant)}
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return strings, {node.name for node in nodes if isinstance(node, kinds)}
@@ -31,6 +34,7 @@ def test_every_row_names_a_test():
     assert [row[0] for row in ROWS if len(row) != 4 or not REFERENCE.search(row[3])] == []
 
 
+@pytest.mark.slow
 def test_every_test_that_is_named_is_there():
     missing = []
     for row in ROWS:
