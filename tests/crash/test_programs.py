@@ -11,6 +11,7 @@ from linnet_api.reasons import NodeReason, NodeState
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
 
 R1, R2 = ("r1", 2.0), ("r2", 3.0)
+PATIENCE_S = 240.0
 
 
 @pytest.fixture
@@ -38,6 +39,9 @@ class Told:
     def start(self, **more):
         self.node.start_agent(flags=("--programs", self.programs), **more)
 
+    def wait_active(self, revision):
+        self.node.wait_active(revision, timeout_s=PATIENCE_S)
+
     def revisions(self):
         return [line.split()[0] for line in self.log.read_text().splitlines()]
 
@@ -45,7 +49,7 @@ class Told:
 def test_a_program_is_told_and_finds_the_files(told):
     revision = told.node.order(*R1, sequence=10)
     told.start()
-    told.node.wait_active(revision)
+    told.wait_active(revision)
 
     assert told.revisions() == [revision]
     assert "model.onnx" in told.log.read_text()
@@ -54,7 +58,7 @@ def test_a_program_is_told_and_finds_the_files(told):
 def test_a_program_that_says_no_gets_the_old_files_back(told):
     first = told.node.order(*R1, sequence=10)
     told.start()
-    told.node.wait_active(first)
+    told.wait_active(first)
     told.node.agent.kill()
     told.node.agent.wait(timeout=30)
     note = f'echo "$LINNET_REVISION" >> {told.log}'
@@ -62,7 +66,7 @@ def test_a_program_that_says_no_gets_the_old_files_back(told):
 
     second = told.node.order(*R2, sequence=20, baseline=R1)
     told.start()
-    told.node.wait_state(NodeState.REVERTED, second)
+    told.node.wait_state(NodeState.REVERTED, second, timeout_s=PATIENCE_S)
 
     journal = told.node.journal()
     assert journal.reason is NodeReason.HOOK_FAILED
@@ -74,7 +78,7 @@ def test_a_program_that_says_no_gets_the_old_files_back(told):
 def test_a_program_that_is_sick_when_its_soak_ends_gets_the_old_files_back(told):
     first = told.node.order(*R1, sequence=10)
     told.start()
-    told.node.wait_active(first)
+    told.wait_active(first)
     told.node.agent.kill()
     told.node.agent.wait(timeout=30)
     told.write(
@@ -84,7 +88,7 @@ def test_a_program_that_is_sick_when_its_soak_ends_gets_the_old_files_back(told)
 
     second = told.node.order(*R2, sequence=20, baseline=R1, soak_s=1)
     told.start()
-    told.node.wait_state(NodeState.REVERTED, second)
+    told.node.wait_state(NodeState.REVERTED, second, timeout_s=PATIENCE_S)
 
     assert told.node.journal().reason is NodeReason.SOAK_FAILED
     assert "out of memory" in told.node.journal().message
@@ -99,7 +103,7 @@ def test_an_agent_that_dies_between_swap_and_hook_runs_it_at_its_next_start(told
     assert told.revisions() == []
 
     told.start()
-    told.node.wait_active(revision)
+    told.wait_active(revision)
 
     assert told.revisions() == [revision]
 
@@ -114,7 +118,7 @@ def test_an_agent_that_is_killed_while_the_hook_runs_runs_it_again(told, wait_un
     told.sick.touch()
 
     told.start()
-    told.node.wait_active(revision)
+    told.wait_active(revision)
 
     assert told.revisions() == [revision, revision]
 
@@ -125,14 +129,14 @@ def test_a_deployment_that_becomes_files_leaves_the_server(told, wait_until):
     served = node.order(*R1, sequence=10)
     node.start_server()
     told.start()
-    node.wait_active(served)
+    told.wait_active(served)
     node.agent.kill()
     node.agent.wait(timeout=30)
     node.runtime = "Files"
 
     revision = node.order(*R2, sequence=20)
     told.start()
-    node.wait_active(revision)
+    told.wait_active(revision)
 
     url = f"http://127.0.0.1:{node.port}/v2/models/digits/ready"
     assert httpx.get(url, trust_env=False).status_code == 404
@@ -148,4 +152,4 @@ def test_a_deployment_that_becomes_files_leaves_the_server(told, wait_until):
         except httpx.HTTPError:
             return False
 
-    wait_until(ready, what=lambda: "the server is ready without the files")
+    wait_until(ready, what=lambda: "the server is ready without the files", timeout_s=PATIENCE_S)
