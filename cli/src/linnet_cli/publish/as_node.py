@@ -97,6 +97,8 @@ class _Case:
     found: str
     bundles: Sequence[bytes]
     artifact_digest: str | None
+    content: str
+    """What has been compared, where it is as it was signed."""
     verify: Callable[..., Verified]
 
 
@@ -106,6 +108,7 @@ def _of_artifact(args: argparse.Namespace) -> _Case:
         found=f"{artifact.digest}: {len(artifact.layers)} files",
         bundles=artifact.bundles,
         artifact_digest=artifact.digest,
+        content="the manifest names the signed files and no other; their bytes were not fetched",
         verify=partial(verify_artifact, artifact),
     )
 
@@ -119,6 +122,7 @@ def _of_path(args: argparse.Namespace) -> _Case:
         found=f"{path}: {len(files)} files",
         bundles=bundles,
         artifact_digest=None,
+        content="every file is signed, and no other is there",
         verify=partial(
             verify_files,
             files,
@@ -174,7 +178,7 @@ def _report(
             ("found", case.found),
             ("bundle", count_bundles(case.bundles)),
             ("signature", "verified"),
-            ("content", "every file is signed, and no other is there"),
+            ("content", case.content),
             ("name", decision.model or ""),
             ("counter", "none" if decision.counter is None else str(decision.counter)),
             ("policies", decision.signer or ""),
