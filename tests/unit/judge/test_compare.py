@@ -97,6 +97,20 @@ def test_a_fleet_in_trouble_is_held_and_the_candidate_is_not_blamed(fleet):
     assert result.fleet_factor > 2
 
 
+@pytest.mark.parametrize(
+    ("failures", "verdict"), [(2.0, Verdict.PASS), (300.0, Verdict.FAIL)], ids=["equal", "bad"]
+)
+def test_ten_times_next_to_nothing_is_no_trouble_of_the_fleet(fleet, failures, verdict):
+    learned = fleet.learned(failures=0.1, requests=2000.0)
+    candidates = [fleet.count(index, failures, 2000.0) for index in range(3)]
+    stable = [fleet.count(index, 2.0, 2000.0) for index in range(3, 10)]
+
+    result = fleet.look(candidates, stable, learned=learned)
+
+    assert result.fleet_factor > 2
+    assert result.verdict is verdict
+
+
 def test_a_candidate_whose_requests_all_fail_is_bad_even_in_a_fleet_in_trouble(fleet):
     candidates = [fleet.count(0, 100.0, 100.0)]
     stable = [fleet.count(index, 30.0, 1000.0) for index in range(1, 10)]
