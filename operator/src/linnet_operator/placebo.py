@@ -17,7 +17,7 @@ from math import comb, fsum
 from typing import Final
 
 from linnet_operator.judge.assess import MetricInputs, StepInputs, assess
-from linnet_operator.judge.compare import FLEET_TROUBLE_FACTOR, combine, decision_line, look
+from linnet_operator.judge.compare import combine, decision_line, look
 from linnet_operator.judge.verdicts import Verdict
 
 _MOST_GROUPS: Final = 4
@@ -106,7 +106,7 @@ def _judge_group(inputs: StepInputs, group: frozenset[str]) -> bool | None:
     if not counted:
         return None
     line = decision_line(alpha=inputs.alpha, steps=inputs.steps)
-    troubled = any(each.fleet_factor > FLEET_TROUBLE_FACTOR for each in counted)
+    troubled = any(each.in_trouble for each in counted)
     if combine([each.log_e for each in looks]) < line and not any(each.all_fail for each in looks):
         return False
     if troubled and not any(each.all_fail for each in looks):

@@ -32,6 +32,8 @@ __all__ = [
 
 # What `excluded` can say; a closed list, so that a figure does not flicker from look to look.
 EXCLUDABLE = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
+# The stable nodes fail so much more than usual, and by more of their requests than `detect.floor`:
+# ten times next to nothing is next to nothing, and must neither hold a rollout nor hide harm.
 FLEET_TROUBLE_FACTOR = 2.0
 # All requests fail: no statistics are needed.
 _ALL_FAIL_SHARE = 0.9
@@ -72,6 +74,7 @@ class MetricLook:
         rise: That rise, in failures per request on top of what is expected.
         excluded: The smallest factor from which on a rise is excluded; None when none is.
         fleet_factor: What the stable nodes do now, by their own history.
+        in_trouble: So much more, that the candidate cannot be told from the trouble.
         failures: Of all candidates.
         requests: Of all candidates.
         expected: Failures expected of all candidates.
@@ -93,6 +96,7 @@ class MetricLook:
     rise: float = 0.0
     excluded: float | None = None
     fleet_factor: float = 1.0
+    in_trouble: bool = False
     failures: float = 0.0
     requests: float = 0.0
     expected: float = 0.0
@@ -148,6 +152,11 @@ def look(
         rise=rounded(model.named_rise_ratio(detect)),
         excluded=_excluded(model, log_e=log_e, log_null=log_null, line=line),
         fleet_factor=rounded(model.fleet_factor),
+        in_trouble=_in_trouble(
+            rounded(model.fleet_factor),
+            expected_ratio=rounded(expected / requests) if requests > 0.0 else 0.0,
+            detect=detect,
+        ),
         failures=failures,
         requests=requests,
         expected=rounded(expected),
@@ -192,9 +201,9 @@ def combine(log_es: Sequence[float]) -> float:
 
 def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
     if result.log_e >= result.line or result.all_fail:
-        in_trouble = result.fleet_factor > FLEET_TROUBLE_FACTOR and not result.all_fail
-        return Verdict.FLEET_TROUBLE if in_trouble else Verdict.FAIL
-    if result.fleet_factor > FLEET_TROUBLE_FACTOR:
+        blamed = result.all_fail or not result.in_trouble
+        return Verdict.FAIL if blamed else Verdict.FLEET_TROUBLE
+    if result.in_trouble:
         return Verdict.FLEET_TROUBLE
     if result.missing:
         return Verdict.PARTIAL
@@ -207,6 +216,18 @@ def _verdict(result: MetricLook, *, candidates: int) -> Verdict:
     if worst >= result.line / 2.0:
         return Verdict.UNDECIDED
     return Verdict.PASS if result.log_excluding >= result.line else Verdict.UNDECIDED
+
+
+def _in_trouble(fleet_factor: float, *, expected_ratio: float, detect: Detect) -> bool:
+    """Return True where the stable nodes do so badly now that nobody can be blamed.
+
+    Args:
+        fleet_factor: What they do now, by their own history.
+        expected_ratio: Failures per request that are expected of the candidates for that.
+        detect: Its floor is the rise that matters.
+    """
+    usual_ratio = expected_ratio / max(fleet_factor, 1.0)
+    return fleet_factor > FLEET_TROUBLE_FACTOR and expected_ratio - usual_ratio > detect.floor
 
 
 def _excluded(model: Model, *, log_e: float, log_null: float, line: float) -> float | None:
