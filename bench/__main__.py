@@ -13,6 +13,7 @@ import time
 PARTS = {
     "server": "requests per second, p50 and p99, beside a bare ASGI loop over onnxruntime",
     "fleet": "memory of each process and seconds of each activation phase, on the testbed",
+    "judge": "milliseconds of one look at 1,000 nodes, in the worker process",
     "planner": "milliseconds of a plan and writes per node, a rollout over 1,000 simulated nodes",
 }
 
