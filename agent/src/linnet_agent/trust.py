@@ -123,11 +123,6 @@ class TrustStore:
         return {**tuf, **self._node_roots, **inline}
 
     @property
-    def heard_at(self) -> datetime | None:
-        """When the hub said last what it trusts; None: never."""
-        return self._heard_at
-
-    @property
     def stale(self) -> bool:
         """True where the hub was not heard for longer than a policy allows: an alarm, no stop."""
         limits = () if self._ceiling is None else self._ceiling.policies

@@ -278,6 +278,44 @@ def test_a_watch_that_says_that_nothing_has_changed_keeps_trust_fresh(box, keys)
     assert box.changes == changes
 
 
+def test_when_the_hub_was_heard_and_nobody_can_read_it_trust_is_stale(box, keys):
+    box.open().replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})
+    (box.path / "trust" / "heard").write_text("yesterday\n")
+
+    store = box.open()
+    assert store.stale
+
+    store.confirm()
+    assert not store.stale
+
+
+def test_policies_that_the_disk_would_not_tell_at_the_start_are_read_later(box, keys):
+    box.open().replace({"release": item(spec(keys[0]))})
+    there, away = box.path / "trust" / "policies.json", box.path / "away"
+    there.rename(away)
+    there.mkdir()
+    store = box.open()
+    assert not store.known
+
+    there.rmdir()
+    away.rename(there)
+    store.reload_ceiling()
+
+    assert store.known
+    assert set(store.policies) == {"release"}
+
+
+def test_a_policy_that_becomes_unreadable_counts_no_more(box, keys):
+    store = box.open()
+    store.replace({"release": item(spec(keys[0]))})
+    store.put("release", item({"authorities": "me"}))
+
+    assert store.policies == {}
+    assert store.fault[0] is NodeReason.NO_TRUST_POLICY
+    store.put("release", item(spec(keys[0])))
+    assert store.fault is None
+
+
 def test_trust_that_was_heard_by_a_clock_that_was_ahead_is_stale(box, keys):
     box.now += 3650 * DAY
     box.open().replace({"release": item(spec(keys[0], freshness={"maxTrustAge": "7d"}))})

@@ -216,6 +216,10 @@ def test_a_revoked_key_is_told_even_where_it_is_no_authority_any_more(workshop):
     policy = workshop.policy(workshop.audit, revoked={"keyIds": [workshop.release.key_id]})
 
     assert workshop.judge(artifact, policy).decision.reason is NodeReason.REVOKED
+    # Junk beside it, and what is no model's statement, change nothing of that.
+    other = workshop.release.bundle(b'{"predicateType": "x"}')
+    more = Artifact(artifact.source, artifact.manifest, (b"junk", other, *artifact.bundles))
+    assert workshop.judge(more, policy).decision.reason is NodeReason.REVOKED
     # But a stranger who only says that it was that key changes nothing for a model that is allowed.
     good = workshop.audit.bundle(workshop.statement())
     both = Artifact(artifact.source, artifact.manifest, (*artifact.bundles, good))
@@ -445,7 +449,13 @@ def test_a_grant_alone_is_no_signature_of_a_model(workshop, old):
             {"predicate": {"counter": 3, "notAfter": "2027-01-01T00:00:00Z", "fleet": "x"}},
             id="a limit that is not known here",
         ),
+        pytest.param(
+            {"predicate": {"counter": 3, "notAfter": "2027-01-01T00:00:00Z", "node": 7}},
+            id="a node that is a number",
+        ),
         pytest.param({"subject": []}, id="no subject"),
+        pytest.param({"subject": [{"name": "", "digest": {}}]}, id="no name"),
+        pytest.param({"subject": [{"name": "factory/digits", "digest": {}}]}, id="no digest"),
         pytest.param({"_type": "x"}, id="another type"),
     ],
 )
