@@ -1,6 +1,9 @@
 """A swap with limits: an endless load, memory for one only, a drain that does not end."""
 
 import asyncio
+import contextlib
+import os
+import threading
 
 import pytest
 
@@ -97,6 +100,31 @@ async def test_the_loop_answers_while_a_model_loads_and_the_swap_is_measured(
     memory = [name for name in samples if name.startswith("linnet_model_memory_bytes")]
     depth = [name for name in samples if name.startswith("linnet_queue_depth")]
     assert ['revision="r2"' in name for name in memory + depth] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("threads", "steps_back"),
+    [
+        pytest.param(1, True, id="alone"),
+        pytest.param(2, False, id="threads that stay would inherit it"),
+    ],
+)
+async def test_a_load_steps_back_behind_the_requests(node, models, open_bench, threads, steps_back):
+    slow = node.add(models.slow_to_load(20), threads=threads)
+    left_by_others = threading.enumerate()
+    async with open_bench() as bench:
+        staging = asyncio.ensure_future(stage(bench, slow))
+        levels = set()
+        while not staging.done():
+            await asyncio.sleep(0)
+            for thread in threading.enumerate():
+                if thread.name == "linnet-load" and thread not in left_by_others:
+                    with contextlib.suppress(ProcessLookupError, TypeError):  # it comes or goes
+                        levels.add(os.getpriority(os.PRIO_PROCESS, thread.native_id))
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (max(levels) > usual) is steps_back
 
 
 async def test_a_candidate_that_does_not_fit_is_refused_with_the_numbers(node, models, open_bench):
