@@ -8,6 +8,7 @@
 - A head has `HEAD_S` seconds, a body must come at `BODY_BYTES_S`, an answer must be taken within
   `ANSWER_S`; a connection that does nothing may do so for `IDLE_S`. One sweep a second looks, while
   there are connections.
+- The bodies that are here at once are bounded, by all connections together.
 - A connection that is lost takes its request with it.
 
 Source: RFC 9112; llhttp's strict mode.
@@ -15,6 +16,7 @@ Source: RFC 9112; llhttp's strict mode.
 
 import asyncio
 import collections
+import functools
 import logging
 import socket
 import ssl
@@ -41,9 +43,12 @@ LINGER_S: Final = 2.0
 
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_CONNECTIONS: Final = 4096
+HELD_BODIES: Final = 4
+"""So many bodies of the largest size may be here at once, read or being read; then it is a 503."""
 _MAX_WAITING: Final = 64
 _JOIN_BYTES: Final = 64 << 10
 _LENGTH_DIGITS: Final = 18
+_RECALLED_BYTES: Final = 256
 
 Header = tuple[bytes, bytes]
 JSON: Final[Header] = (b"content-type", b"application/json")
@@ -131,6 +136,8 @@ class HttpListener:
         self.max_body_bytes: Final = max_body_bytes
         self.tls: Final = tls
         self.observe: Final = observe
+        self.held_bytes = 0
+        """Of all bodies that are not answered yet."""
         self.stopping = False
         self._socket = sock
         self._connections: set[_Connection] = set()
@@ -212,6 +219,7 @@ class _Connection(asyncio.Protocol):
         self._lingering = False
         self._fresh = True
         self._ended = False
+        self._held_bytes = 0
         self._stuck_since: float | None = None
         self._begin()
 
@@ -227,6 +235,7 @@ class _Connection(asyncio.Protocol):
         """End what was under way: nobody waits for it."""
         del exc
         self._listener.leave(self)
+        self._release(self._held_bytes)
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -276,13 +285,17 @@ class _Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
         self._url += url
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _RefusedError.long_head()
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         """Take a header."""
         value = value or b""
         self._headers.setdefault(name.lower(), value)
-        self._count_head(len(name) + len(value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _RefusedError.long_head()
 
     def on_headers_complete(self) -> None:
         """Refuse what need not be read to its end."""
@@ -300,19 +313,23 @@ class _Connection(asyncio.Protocol):
         self._body_bytes += len(part)
         if self._body_bytes > self._listener.max_body_bytes:
             raise _RefusedError.too_large(self._listener.max_body_bytes)
+        self._held_bytes += len(part)
+        self._listener.held_bytes += len(part)
+        if self._listener.held_bytes > HELD_BODIES * self._listener.max_body_bytes:
+            raise _RefusedError(503, "too many bytes of requests are here already")
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
         """Put the request into the line."""
-        parts = self._parts
+        parser, parts, url = self._parser, self._parts, self._url
         request = Request(
-            self._parser.get_method().decode(),
-            _path_of(self._url),
+            parser.get_method().decode(),
+            _recall_path(url) if len(url) <= _RECALLED_BYTES else _path_of(url),
             self._headers,
             parts[0] if len(parts) == 1 else b"".join(parts),
         )
-        keep = self._parser.should_keep_alive()
-        self._waiting.append((request, keep, self._parser.get_http_version() == "1.0"))
+        keep = parser.should_keep_alive()
+        self._waiting.append((request, keep, parser.get_http_version() == "1.0"))
         self._reading = False
         self._begin()
         if len(self._waiting) > _MAX_WAITING:
@@ -352,11 +369,6 @@ class _Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._head_bytes = 0
         self._body_bytes = 0
-
-    def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise _RefusedError(431, f"the head has more than {MAX_HEAD_BYTES} bytes")
 
     def _advance(self) -> None:
         while self._waiting and self._task is None and self._stuck_since is None:
@@ -404,18 +416,24 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.writelines((b"".join(lines), response.body))
         self._since = monotonic()
+        self._release(len(request.body))
         if self._listener.observe is not None:
             self._listener.observe(request, response, self._since - self._asked_at)
         if not keep:
             self._transport.close()
+
+    def _release(self, count: int) -> None:
+        self._held_bytes -= count
+        self._listener.held_bytes -= count
 
     def _refuse(self, status: int, sentence: str) -> None:
         """Answer with an error, and end: what comes after cannot be told apart from a request."""
         self._waiting.clear()
         if self._task is None and not self._transport.is_closing():
             body = orjson.dumps({"error": sentence})
-            head = b"%b%d\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
-            self._transport.write(head % (_HEADS[status], len(body)) + body)
+            again = b"retry-after: 1\r\n" if status == 503 else b""
+            head = b"%b%d\r\ncontent-type: application/json\r\n%bconnection: close\r\n\r\n"
+            self._transport.write(head % (_HEADS[status], len(body), again) + body)
             if self._transport.can_write_eof():
                 self._transport.write_eof()
             self._lingering, self._reading = True, False
@@ -433,6 +451,10 @@ class _RefusedError(Exception):
         self.sentence = sentence
 
     @classmethod
+    def long_head(cls) -> "_RefusedError":
+        return cls(431, f"the head has more than {MAX_HEAD_BYTES} bytes")
+
+    @classmethod
     def too_large(cls, limit_bytes: int) -> "_RefusedError":
         return cls(
             TooLargeError.status, f"the body has more than {limit_bytes} bytes, which are taken"
@@ -446,6 +468,10 @@ def _path_of(url: bytes) -> str:
     text = path.decode("ascii", "replace")
     # An encoded slash stays one: it parts nothing, here as in a proxy that has looked before.
     return unquote(text) if "%" in text and "%2f" not in text.lower() else text
+
+
+_recall_path = functools.lru_cache(maxsize=256)(_path_of)
+"""Clients ask for the same few paths; only short ones are kept."""
 
 
 def read_length(request: Request, name: bytes) -> int | None:

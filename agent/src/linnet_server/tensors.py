@@ -103,7 +103,9 @@ def check_shape(spec: TensorSpec, shape: object, symbols: dict[str, int]) -> tup
     fits = len(shape) == len(spec.shape)
     for dim, wanted in zip(shape, spec.shape, strict=False):
         if type(dim) is not int or dim < 0:
-            raise BadRequestError(f"input '{spec.name}': 'shape' must be a list of sizes, 0 or more")
+            raise BadRequestError(
+                f"input '{spec.name}': 'shape' must be a list of sizes, 0 or more"
+            )
         if isinstance(wanted, int):
             fits = fits and dim == wanted
         elif symbols.setdefault(wanted, dim) != dim:
@@ -214,7 +216,7 @@ def decode_typed(spec: TensorSpec, shape: tuple[int, ...], data: Sequence[Any]) 
 
 def encode_json(array: Array) -> Array | list[str]:
     """Return ``array`` flat, as something that orjson writes; NaN and Inf become `null` there."""
-    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = array.ravel()
     if flat.dtype.kind in "OUS":
         return [element if isinstance(element, str) else str(element) for element in flat.tolist()]
     return flat
@@ -224,7 +226,7 @@ def encode_binary(array: Array) -> bytes:
     """Return ``array`` as the raw bytes of the binary tensor extension."""
     if array.dtype.kind in "OUS":
         return b"".join(frame_bytes(element) for element in array.reshape(-1).tolist())
-    return np.ascontiguousarray(array).tobytes()
+    return array.tobytes()
 
 
 def generate_example(spec: TensorSpec) -> Array:

@@ -24,7 +24,7 @@ from linnet_server.protocol_grpc import parse_infer_message
 from linnet_server.tensors import DTYPES, TensorSpec, decode_binary, encode_binary
 from linnet_server.tracing import read_trace
 
-FUZZ_EXAMPLES = 150
+FUZZ_EXAMPLES = 100
 
 pytestmark = pytest.mark.slow
 fuzz = hypothesis.settings(

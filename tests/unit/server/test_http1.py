@@ -279,8 +279,35 @@ async def test_too_many_connections(service, monkeypatch):
     reader, writer = await service.connect()
     writer.write(get())
     await reader.readuntil(b"/a")
-    assert (await service.send(b""))[9:12] == b"503"
+    refused = await service.send(b"")
+    assert refused[9:12] == b"503"
+    assert b"retry-after: 1" in refused
     writer.close()
+
+
+async def test_the_bodies_of_all_connections_together_are_bounded(service):
+    half = post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * (LIMIT - 1))
+    waiting = [await service.connect() for _ in range(http1.HELD_BODIES)]
+    for _, writer in waiting:
+        writer.write(half)
+    async with asyncio.timeout(10):
+        while service.listener.held_bytes < http1.HELD_BODIES * (LIMIT - 1):
+            await service.send(last())
+
+    refused = await service.send(half)
+    small = await service.send(post("Host: x", "Content-Length: 1", "Connection: close", body=b"b"))
+
+    assert refused[9:12] == b"503"
+    assert b"retry-after: 1" in refused
+    assert small[9:12] == b"200"
+    for reader, writer in waiting[:-1]:
+        writer.write(b"a")
+        assert (await reader.readuntil(b"/s"))[9:12] == b"200"
+        writer.close()
+    waiting[-1][1].transport.abort()
+    async with asyncio.timeout(10):
+        await service.listener._all_gone.wait()
+    assert service.listener.held_bytes == 0
 
 
 async def test_a_lost_connection_takes_its_request_with_it(service):
