@@ -115,7 +115,8 @@ async def test_a_bundle_of_no_size_that_a_bundle_can_have_is_left_out(registry, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("api", [True, False], ids=["api", "tag"])
-async def test_a_hundred_junk_referrers_do_not_hide_a_good_one(registry, client, api):
+async def test_a_hundred_junk_referrers_do_not_hide_a_good_one(registry, client, api, caplog):
+    caplog.set_level("WARNING", "linnet_agent.fetch.oci")
     registry.referrers_api = api
     registry.page_size = 9
     digest = registry.publish()
@@ -131,6 +132,8 @@ async def test_a_hundred_junk_referrers_do_not_hide_a_good_one(registry, client,
     artifact = await client.fetch_artifact(SOURCE, digest)
 
     assert artifact.bundles == (b'{"good": 1}',)
+    (said,) = caplog.records  # once, however many there are
+    assert said.count == 100
 
 
 @pytest.mark.parametrize(

@@ -200,19 +200,21 @@ class OciClient:
         Anyone who may push can add referrers: large ones must not use up what may be read before a
         small one's turn, and only a thousand small ones can hide another.
         """
-        leads: set[_Lead] = set()
+        leads: list[_Lead | None] = []
         for subject in subjects:
             for some in _in_groups(await self._candidates(reference, subject)):
                 asked = (self._lead(reference, digest, subject=subject) for digest in some)
-                leads.update(lead for lead in await side_by_side(asked) if lead is not None)
-        ordered = sorted(leads)
+                leads += await side_by_side(asked)
+        ordered = sorted({lead for lead in leads if lead is not None})
         sizes = itertools.accumulate(lead.size_bytes for lead in ordered)
         fitting = sum(1 for size in sizes if size <= _MAX_BUNDLES_BYTES)
-        bundles: list[bytes] = []
+        bundles: list[bytes | None] = []
         for group in _in_groups(ordered[:fitting]):
-            found = await side_by_side(self._bundle(reference, lead) for lead in group)
-            bundles += [bundle for bundle in found if bundle is not None]
-        return tuple(bundles)
+            bundles += await side_by_side(self._bundle(reference, lead) for lead in group)
+        skipped = leads.count(None) + len(ordered) - fitting + bundles.count(None)
+        if skipped:
+            log.warning("fetch.bundle.skipped", extra={"digest": subjects[0], "count": skipped})
+        return tuple(bundle for bundle in bundles if bundle is not None)
 
     async def _candidates(self, reference: OciReference, subject: str) -> list[str]:
         """Return digests of what may be a bundle's manifest, in the registry's order."""
@@ -303,7 +305,7 @@ def _read_lead(raw: bytes, *, subject: str) -> _Lead:
 
 
 def _log_skipped(digest: str, error: Exception) -> None:
-    log.warning("fetch.bundle.skipped", extra={"digest": digest, "error": str(error)[:200]})
+    log.debug("fetch.bundle.skipped", extra={"digest": digest, "error": str(error)[:200]})
 
 
 def _in_groups(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
