@@ -261,11 +261,9 @@ class Weighed:
 
     def _harmed(self, members: frozenset[int]) -> list[list[float]]:
         """Return the totals for each kind of harm, if only ``members`` are harmed."""
-        everybody = range(len(self.rows))
-        return [
-            totals([harm[i] if i in members else self.null[i] for i in everybody])
-            for harm in self.harms
-        ]
+        spared = [null for i, null in enumerate(self.null) if i not in members]
+        rest = [totals(spared)] if spared else []
+        return [totals([totals([harm[i] for i in sorted(members)]), *rest]) for harm in self.harms]
 
     def _without(self, index: int, members: frozenset[int], harmed: list[list[float]]) -> float:
         """Return the log probability of all counts but one row's, if ``members`` are harmed."""
