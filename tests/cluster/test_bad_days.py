@@ -82,7 +82,7 @@ POLICIES = {
     "compared": COMPARED,
     # The share of failed requests: 0/0, so NaN, while nobody asks.
     "share-of-failures": limited(share=f"({FAILED}) / ({ASKED})"),
-    "no-answers": limited(empty="vector(0) unless vector(0)", wrong="sum by node (up"),
+    "no-answers": limited(empty="vector(0) unless vector(0)", wrong="sum by node up"),
     "zero": limited(zero="vector(0)"),
 }
 

@@ -20,6 +20,7 @@ from linnet_api.rollout_policy import (
     Offline,
     RolloutPolicySpec,
     Step,
+    Threshold,
     Window,
 )
 from linnet_operator.planner.model import Order
@@ -371,6 +372,23 @@ def test_rule_06_two_rollbacks_by_themselves_then_a_person():
     watched.until(lambda fleet: fleet.phase.ended)
     assert watched.fleet.phase is RolloutPhase.ABORTED
     assert len(watched.serving(ONE)) == 10
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"name": "dry", "query": "x", "max": "1", "dry_run": True},
+        {"name": "rise", "query": "x{r='{{revision}}'} - x{r='{{baseline}}'}", "max": "1"},
+    ],
+    ids=["a dry run", "a limit that names the baseline"],
+)
+def test_rule_05_a_first_rollout_does_not_wait_for_what_decides_nothing(limit):
+    judge = {"thresholds": (Threshold(**limit),)}
+    watched = Watched(policy("100%", judge=judge), nodes=3)
+
+    watched.until_phase(RolloutPhase.COMPLETED)
+
+    assert len(watched.serving(ONE)) == 3
 
 
 @pytest.mark.parametrize("cause", ["on_no_data", "on_undecided"])

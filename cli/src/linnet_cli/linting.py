@@ -11,7 +11,7 @@ Rules:
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from linnet_api.durations import format_duration
+from linnet_api.durations import format_duration, parse_duration
 from linnet_api.rollout_policy import RolloutPolicySpec, Threshold
 from linnet_operator.foresight import Sight, StepAhead, foresee, steps_ahead
 from linnet_operator.judge.learned import Learned, readiness
@@ -63,6 +63,9 @@ def lint_fleet(policy: RolloutPolicySpec, traffic: Traffic) -> tuple[list[str], 
             lines += [_INDENT * 2 + text for text in _sight(name, sight, step)]
             warnings += _sight_warnings(name, sight, step, policy)
     warnings += _history_warnings(policy, traffic)
+    warnings += [
+        text for each in policy.judge.thresholds for step in steps for text in _late(each, step)
+    ]
     for threshold in policy.judge.thresholds:
         line, warning = _threshold(threshold, traffic.samples.get(threshold.name))
         lines.append(_INDENT + line)
@@ -142,6 +145,16 @@ def _history_warnings(policy: RolloutPolicySpec, traffic: Traffic) -> list[str]:
             then = {"Wait": "it would wait in Learning", "Proceed": "it would go on uncompared"}
             found.append(f"{name} {ready.sentence}; {then[policy.judge.history.on_missing]}")
     return found
+
+
+def _late(threshold: Threshold, step: StepAhead) -> list[str]:
+    delay = parse_duration(threshold.initial_delay)
+    where = f"threshold {threshold.name}: step {step.first} bakes {format_duration(step.bake)}"
+    if delay >= step.decide_within:
+        return [f"{where}, and is decided before initialDelay ({threshold.initial_delay}) is over"]
+    if delay > step.bake:
+        return [f"{where}, but cannot end before initialDelay ({threshold.initial_delay}) is over"]
+    return []
 
 
 def _threshold(threshold: Threshold, sample: ThresholdSample | None) -> tuple[str, str]:

@@ -3,14 +3,16 @@
 Rules:
 - All times hang on one: the newest that every node was scraped for.
 - What cannot be read is a sentence, for the first comparison that cannot.
+- A past that the source itself calls partial is not learned from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from linnet_api.durations import parse_duration
 from linnet_api.rollout_policy import Judge
+from linnet_operator.judge.learned import Readiness
 from linnet_operator.learning import History
 from linnet_operator.presets import Subject
 from linnet_operator.prometheus import MetricsSource, fixed_times
@@ -49,3 +51,27 @@ def unreadable(histories: Sequence[History]) -> str:
         if problem:
             return f"{history.name}: {problem}"
     return ""
+
+
+def incomplete(histories: Sequence[History]) -> str:
+    """Return what the source warns of; empty where the past is whole."""
+    warnings = {
+        text
+        for history in histories
+        for counts in (history.windows, history.recent)
+        for text in counts.warnings
+    }
+    return f"the past is not whole: {'; '.join(sorted(warnings))}" if warnings else ""
+
+
+def say_readiness(ready: Mapping[str, Readiness], *, nodes: int) -> tuple[str, str]:
+    """Return how much past there is: a sentence, and a few words."""
+    lacking = {name: each for name, each in ready.items() if each.lacking}
+    shown = lacking or ready
+    message = "; ".join(f"{name}: {each.sentence}" for name, each in shown.items())
+    if not nodes:
+        message = "no node serves the stable revision yet, so there is no history to learn from"
+    if not lacking:
+        return message, "history is there"
+    least = min(lacking.values(), key=lambda each: each.fewest)
+    return message, f"{least.fewest} of {least.required} windows"

@@ -29,11 +29,11 @@ from linnet_operator.cache import (
 from linnet_operator.completeness import holders_of, say_partial
 from linnet_operator.errors import KubeError
 from linnet_operator.evidence import EvidenceRecord, EvidenceRecordError, read_config_map
-from linnet_operator.history import read_histories, unreadable
+from linnet_operator.history import incomplete, read_histories, say_readiness, unreadable
 from linnet_operator.judge.assess import MetricInputs, StepInputs
 from linnet_operator.judge.compare import NodeCount
 from linnet_operator.judge.counters import Counts, node_counts
-from linnet_operator.judge.learned import Learned, Readiness
+from linnet_operator.judge.learned import Learned
 from linnet_operator.kube import (
     CONFIG_MAPS,
     CONTROLLER_REVISIONS,
@@ -58,7 +58,7 @@ from linnet_operator.planner.model import (
 from linnet_operator.presets import Signal, Subject
 from linnet_operator.prometheus import MetricsSource, ScrapeTime, step_times
 from linnet_operator.sampling import Sampler
-from linnet_operator.templates import fill_in, words_of
+from linnet_operator.templates import asked, fill_in, words_of
 from linnet_operator.terms import signal_of, step_template
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,10 @@ class Looks:
         problem = unreadable(histories)
         if problem:
             return Looked(_no_data(request, question.now, problem))
+        warned = incomplete(histories)
+        if warned:
+            # What is frozen stays: a past with holes that nobody sees is not frozen.
+            return Looked(_no_data(request, question.now, warned, verdict=Verdict.PARTIAL))
         lesson = await self._workers.run(
             learn_all,
             histories,
@@ -193,15 +197,15 @@ class Looks:
                 queries=sorted({text for each in histories for text in each.windows.queries}),
             ),
         )
-        lacking = {name: each for name, each in lesson.ready.items() if each.lacking}
-        verdict = Verdict.LEARNING if lacking or not request.stable else Verdict.PASS
+        message, short = say_readiness(lesson.ready, nodes=len(request.stable))
+        ready = request.stable and not any(each.lacking for each in lesson.ready.values())
         evidence = Evidence(
             rollout_uid=request.rollout_uid,
             step=0,
             at=question.now,
-            verdict=verdict,
-            message=_history_message(lesson.ready, lacking, nodes=len(request.stable)),
-            short=_history_short(lacking),
+            verdict=Verdict.PASS if ready else Verdict.LEARNING,
+            message=message,
+            short=short,
             ref=_ref(request, lesson.record),
         )
         self._memory.learned = None
@@ -219,13 +223,19 @@ class Looks:
         times = step_times(start=start, end=scrape.at, interval=question.interval)
         learned = await self._learned_of(question)
         requests = await _counts(question, _ERRORS, times)
+        compares = question.policy.judge.compare if request.baseline else ()
+        counted = [
+            requests
+            if signal_of(compare) == _ERRORS
+            else await _counts(question, signal_of(compare), times)
+            for compare in compares
+        ]
         metrics = [
-            await self._metric(
-                question, compare, learned, requests, times=times, since=since, scrape=scrape
-            )
-            for compare in (question.policy.judge.compare if request.baseline else ())
+            self._metric(question, compare, counts, learned, since=since, scrape=scrape)
+            for compare, counts in zip(compares, counted, strict=True)
         ]
         sampler = self._sampler_of(request)
+        limits = asked(question.policy.judge.thresholds, first_rollout=request.baseline is None)
         thresholds = [
             await sampler.sample(
                 threshold,
@@ -235,13 +245,14 @@ class Looks:
                 interval=question.interval,
                 words_at=lambda at: _words_at(question, since, at),
             )
-            for threshold in question.policy.judge.thresholds
+            for threshold in limits
         ]
         inputs = replace(
             step_template(question.policy), metrics=tuple(metrics), thresholds=tuple(thresholds)
         )
         words = _words_at(question, since, scrape.at) or {}
-        asked = {fill_in(each.query, words) for each in question.policy.judge.thresholds}
+        queries = {query for each in (requests, *counted) for query in each.queries}
+        queries |= {fill_in(each.query, words) for each in limits}
         judged = await self._workers.run(
             judge_step,
             inputs,
@@ -250,7 +261,7 @@ class Looks:
                 until=_shown(scrape.at),
                 start=_shown(start),
                 activations={node: _shown(at) for node, at in sorted(since.items())},
-                queries=sorted({*requests.queries, *asked}),
+                queries=sorted(queries),
             ),
         )
         await self._look_at_placebo(question, inputs)
@@ -269,20 +280,17 @@ class Looks:
         )
         return Looked(evidence, judged.record)
 
-    async def _metric(
+    def _metric(
         self,
         question: _Question,
         compare: Compare,
+        counts: Counts,
         learned: Mapping[str, Learned],
-        errors: Counts,
         *,
-        times: Sequence[datetime],
         since: Mapping[str, datetime],
         scrape: ScrapeTime,
     ) -> MetricInputs:
         request = question.request
-        signal = signal_of(compare)
-        counts = errors if signal == _ERRORS else await _counts(question, signal, times)
         assert request.baseline is not None, request
         assert scrape.at is not None, scrape
         domains = {each.node: each.domain for each in request.candidates}
@@ -290,11 +298,12 @@ class Looks:
             replace(row, domain=domains[row.node])
             for row in _node_counts(counts, request.candidate, since, until=scrape.at)
         )
-        steady = dict.fromkeys(request.stable, times[0])
         stable = node_counts(
             counts,
             revision=request.baseline,
-            seconds_by_node={node: _seconds(at, scrape.at) for node, at in steady.items()},
+            seconds_by_node=dict.fromkeys(
+                request.stable, max(0.0, scrape.at.timestamp() - counts.times_s[0])
+            ),
             born_at_zero=False,
         )
         return MetricInputs(
@@ -469,31 +478,17 @@ def _ref(request: EvidenceRequest, record: EvidenceRecord) -> EvidenceRef:
     return EvidenceRef(name=f"{request.rollout}-{record.sha256[:16]}", sha256=record.sha256)
 
 
-def _no_data(request: EvidenceRequest, now: datetime, message: str) -> Evidence:
+def _no_data(
+    request: EvidenceRequest, now: datetime, message: str, *, verdict: Verdict = Verdict.NO_DATA
+) -> Evidence:
     return Evidence(
         rollout_uid=request.rollout_uid,
         step=request.step,
         at=now,
-        verdict=Verdict.NO_DATA,
+        verdict=verdict,
         message=message,
-        short="no data",
+        short="no data" if verdict is Verdict.NO_DATA else "partial data",
     )
-
-
-def _history_message(
-    ready: Mapping[str, Readiness], lacking: Mapping[str, Readiness], *, nodes: int
-) -> str:
-    if not nodes:
-        return "no node serves the stable revision yet, so there is no history to learn from"
-    shown = lacking or ready
-    return "; ".join(f"{name}: {each.sentence}" for name, each in shown.items())
-
-
-def _history_short(lacking: Mapping[str, Readiness]) -> str:
-    if not lacking:
-        return "history is there"
-    least = min(lacking.values(), key=lambda each: each.fewest)
-    return f"{least.fewest} of {least.required} windows"
 
 
 def _shown(at: datetime) -> str:

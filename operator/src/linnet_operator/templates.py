@@ -2,6 +2,7 @@
 
 Rules:
 - Every word is filled in; one that nobody knows is a problem of the policy, not of the rollout.
+- A first rollout has no baseline: what names it is not asked there.
 - Only what PromQL can never be is refused here; the rest Prometheus says at ``linnet lint``.
 """
 
@@ -9,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
+
+from linnet_api.rollout_policy import Threshold
 
 WORDS: Final = ("namespace", "deployment", "revision", "baseline", "window", "nodes")
 _MOST_NODES_IN_QUERY: Final = 200
@@ -40,6 +43,15 @@ def words_of(
 def fill_in(query: str, words: Mapping[str, str]) -> str:
     """Return a query with its ``{{words}}`` filled in; unknown ones stay."""
     return _WORD.sub(lambda found: words.get(found[1], found[0]), query)
+
+
+def asked(thresholds: Sequence[Threshold], *, first_rollout: bool) -> tuple[Threshold, ...]:
+    """Return the thresholds that are asked: in a first rollout, those that name no baseline."""
+    return tuple(
+        each
+        for each in thresholds
+        if not (first_rollout and "baseline" in _WORD.findall(each.query))
+    )
 
 
 def query_problem(query: str) -> str:

@@ -19,6 +19,7 @@ from linnet_operator.planner.model import (
     RolloutView,
     Write,
 )
+from linnet_operator.templates import asked
 from linnet_testbed.simulator import LEASE, FleetSimulator, RuleBrokenError, VirtualNode
 
 _BAD_ENDS = (RolloutPhase.ROLLED_BACK, RolloutPhase.REFUSED, RolloutPhase.ABORTED)
@@ -191,9 +192,9 @@ class Referee:
             f"rule 8: step {step} is passed twice",
         )
         judge = rollout.spec.policy.judge
-        measures = bool(judge.thresholds) or (
-            bool(judge.compare) and rollout.spec.from_ is not None
-        )
+        is_first = rollout.spec.from_ is None
+        limits = asked(judge.thresholds, first_rollout=is_first)
+        measures = bool(limits) or (bool(judge.compare) and not is_first)
         allowed = {Verdict.PASS} if measures else {Verdict.NOT_MEASURED}
         if judge.on_undecided == "Advance":
             allowed.add(Verdict.UNDECIDED)

@@ -120,6 +120,22 @@ def test_a_fleet_without_traffic_is_told_so(settled, linnet, policy):
     assert "warning: step 1, errors: nothing is counted, so it can decide nothing" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("delay", "says"),
+    [
+        ("9m", ""),
+        ("11m", "step 1 bakes 10m, but cannot end before initialDelay (11m) is over"),
+        ("2h", "step 1 bakes 10m, and is decided before initialDelay (2h) is over"),
+    ],
+)
+def test_a_delay_that_a_step_does_not_outlast_is_a_warning(settled, linnet, policy, delay, says):
+    limit = f"[{{name: t, query: x, max: '1', initialDelay: {delay}}}]"
+
+    out = linnet(settled(past()), "lint", policy(limit)).out
+
+    assert says in out if says else "initialDelay" not in out
+
+
 def test_too_little_history_is_a_warning_and_says_what_would_happen(settled, linnet, policy):
     outcome = linnet(settled(past(nodes=1)), "lint", policy(required=24))
 

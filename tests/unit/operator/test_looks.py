@@ -33,6 +33,7 @@ class Metrics:
         self.since = {(node, OLD): NOON - timedelta(days=1) for node in NODES}
         self.until = {}
         self.no_data = ""
+        self.warnings = ()
         self.failing = 0.01
         self.value = 1.0
         self.values = {}
@@ -43,13 +44,19 @@ class Metrics:
         return self.scrape
 
     async def counts(self, signal, subject, *, times):
-        del signal, subject
+        del subject
         rows = {
             key: tuple(self._sample(key, born, at) for at in times)
             for key, born in self.since.items()
         }
         times_s = tuple(at.timestamp() for at in times)
-        return Counts(times_s=times_s, by_node_revision=rows, no_data=self.no_data)
+        return Counts(
+            times_s=times_s,
+            by_node_revision=rows,
+            no_data=self.no_data,
+            warnings=self.warnings,
+            queries=(f"query of {signal.kind}",),
+        )
 
     def _sample(self, key, born, at):
         if at < born:
@@ -203,6 +210,16 @@ async def test_too_little_history_is_learning_and_says_how_much_there_is(looks, 
 
     assert looked.evidence.verdict is Verdict.LEARNING
     assert looked.evidence.short == "2 of 4 windows"
+
+
+async def test_a_past_that_the_source_calls_partial_is_not_frozen(looks, metrics):
+    metrics.warnings = ("a store is down",)
+
+    looked = await looks().look(request(LookKind.HISTORY), deployment=DEPLOYMENT, policy=policy())
+
+    assert looked.evidence.verdict is Verdict.PARTIAL
+    assert "a store is down" in looked.evidence.message
+    assert looked.record is None
 
 
 async def test_history_under_another_revision_is_no_history(looks, metrics):
@@ -403,6 +420,15 @@ async def test_missing_samples_in_a_row_give_up_and_are_told_to_the_planner(look
     assert looked.evidence.verdict is Verdict.NO_DATA
 
 
+async def test_a_threshold_that_names_the_baseline_is_not_asked_in_a_first_rollout(looks, metrics):
+    both = {"name": "rise", "query": "sum(x{r='{{revision}}'}) - sum(x{r='{{ baseline }}'})"}
+    judged = policy(thresholds=[HEAT, {**both, "max": "1"}])
+
+    await looks().look(first(), deployment=DEPLOYMENT, policy=judged)
+
+    assert {query for query, _ in metrics.queries} == {'max(t{node=~"edge-1"})'}
+
+
 async def test_a_dry_run_is_recorded_and_decides_nothing(looks, kube, cache, metrics):
     await look_back_and_keep(looks, kube, cache)
     metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
@@ -431,7 +457,9 @@ async def test_late_labels_of_the_old_model_are_neither_foreign_nor_the_candidat
         request(), deployment=DEPLOYMENT, policy=policy(compare=[*wrong, *ERRORS])
     )
 
-    metric = recompute(looked.record.compressed).inputs.metrics[1]
+    again = recompute(looked.record.compressed)
+    assert again.about["queries"] == ["query of Errors", "query of Wrong"]
+    metric = again.inputs.metrics[1]
     assert metric.partial == ""
     assert [(row.node, row.requests) for row in metric.candidates] == [("edge-1", 600)]
 

@@ -200,7 +200,7 @@ async def _as_measured(
     """Return what Prometheus knows of the fleet now, read as a rollout would."""
     try:
         from linnet_operator.credentials import Credentials  # noqa: PLC0415 - needs aiohttp
-        from linnet_operator.history import read_histories, unreadable  # noqa: PLC0415 - the same
+        from linnet_operator.history import incomplete, read_histories, unreadable  # noqa: PLC0415 - the same
         from linnet_operator.prometheus import PrometheusSource  # noqa: PLC0415 - the same
     except ImportError as error:
         raise CliError(
@@ -235,7 +235,7 @@ async def _as_measured(
                 )
             )
         histories = await read_histories(source, subject, judge, end=scrape.at)
-    problem = unreadable(histories)
+    problem = unreadable(histories) or incomplete(histories)
     if problem:
         return replace(known, samples=samples, problem=problem)
     lesson = learn_all(

@@ -355,7 +355,7 @@ def gate_of(turn: Turn, status: ModelRolloutStatus) -> Gate:
     began = status.moved_at or turn.now
     facts = Facts(
         measures=turn.measures,
-        may_go_unmeasured=all(each.dry_run for each in judge.thresholds)
+        may_go_unmeasured=all(each.dry_run for each in turn.limits)
         and (not turn.compares or judge.history.on_missing == "Proceed"),
         baked=baked,
         all_in=is_all_in(turn, status),

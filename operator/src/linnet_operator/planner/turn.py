@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from linnet_api.durations import parse_duration
 from linnet_api.model_rollout import ModelRolloutStatus, RevisionRef, StepStatus
 from linnet_api.reasons import RolloutPhase, WaitReason
-from linnet_api.rollout_policy import RolloutPolicySpec
+from linnet_api.rollout_policy import RolloutPolicySpec, Threshold
 from linnet_operator.planner import acts, quotas
 from linnet_operator.planner.fleet import Fleet
 from linnet_operator.planner.model import (
@@ -19,6 +19,7 @@ from linnet_operator.planner.model import (
 )
 from linnet_operator.planner.orders import wave
 from linnet_operator.planner.wanted import Wanted
+from linnet_operator.templates import asked
 
 NO_BAKE_DECIDES_WITHIN = timedelta(hours=1)
 BAKES_TO_DECIDE = 6
@@ -135,9 +136,14 @@ class Turn:
         return bool(self.policy.judge.compare) and self.stable is not None
 
     @property
+    def limits(self) -> tuple[Threshold, ...]:
+        """The thresholds that are asked: in a first rollout, those that name no baseline."""
+        return asked(self.policy.judge.thresholds, first_rollout=self.stable is None)
+
+    @property
     def measures(self) -> bool:
-        """True where metrics judge this rollout."""
-        return self.compares or bool(self.policy.judge.thresholds)
+        """True where metrics judge this rollout, or would in a dry run."""
+        return self.compares or bool(self.limits)
 
     def look_at(self, step: int) -> Evidence | None:
         """Return the newest look of this rollout at ``step``; None where there is none."""
