@@ -29,9 +29,8 @@ from linnet_server.errors import (
     ServingNameTakenError,
 )
 from linnet_server.feedback import RecentAnswers
-from linnet_server.lane import Lane
 from linnet_server.loading import Loader
-from linnet_server.metrics import Metrics, Outcome, RevisionMetrics, SwapPhase
+from linnet_server.metrics import Metrics, SwapPhase
 from linnet_server.records import (
     DeploymentKey,
     RevisionFiles,
@@ -39,119 +38,16 @@ from linnet_server.records import (
     list_current,
     read_revision,
 )
-from linnet_server.sessions import Session
+from linnet_server.revisions import Deployment, LoadedRevision
 from linnet_server.stall import watch_loop
 
 log = logging.getLogger(__name__)
 
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
+_STOP_S: Final = 5.0
+"""So long a run that was told to stop may take; then its session is left to it."""
+
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Starts a task in the process's TaskGroup."""
-
-
-class LoadedRevision:
-    """A revision in memory: its session, its lane, and who is using it."""
-
-    metrics: RevisionMetrics
-    """Bound when the revision is activated: where it is merely staged it has no series."""
-    answers: RecentAnswers
-    """The memory of its deployment, from the activation on."""
-
-    session: Session
-    lane: Lane
-    load_s: float
-    memory_bytes: int
-    """Set when it is loaded: a lane may tell a revision what it does."""
-
-    def __init__(self, files: RevisionFiles) -> None:
-        record = files.record
-        self.files: Final = files
-        self.record: Final = record
-        self.requests = 0
-        self.failures = 0
-        self.duration_s = 0.0
-        self.head: Final = {
-            "model_name": record.serving_name,
-            "model_version": record.revision,
-            "parameters": {"revision": record.revision, "model_digest": record.model_digest},
-        }
-        self.headers: Final = (
-            (b"linnet-revision", record.revision.encode()),
-            (b"linnet-model-digest", record.model_digest.encode()),
-        )
-        self._holders = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-
-    @property
-    def holders(self) -> int:
-        """How many requests are using the revision."""
-        return self._holders
-
-    def hold(self) -> None:
-        """Keep the revision in memory until `release`."""
-        self._holders += 1
-        self._unused.clear()
-
-    def release(self) -> None:
-        """Let go of the revision."""
-        self._holders -= 1
-        if self._holders == 0:
-            self._unused.set()
-
-    async def wait_unused(self) -> None:
-        """Return when nobody holds the revision."""
-        await self._unused.wait()
-
-    def count(self, outcome: Outcome, took_s: float) -> None:
-        """Count one request; a rejected one is not the model's and stays out of `requests`."""
-        self.metrics.requests[outcome].inc()
-        self.metrics.durations[outcome].observe(took_s)
-        if outcome is not Outcome.REJECTED:
-            self.requests += 1
-            self.failures += outcome is Outcome.FAILURE
-            self.duration_s += took_s
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the model as the protocol describes it."""
-        return {
-            "name": self.record.serving_name,
-            "versions": [self.record.revision],
-            "platform": self.session.platform,
-            "inputs": [spec.metadata() for spec in self.session.signature.inputs.values()],
-            "outputs": [spec.metadata() for spec in self.session.signature.outputs.values()],
-            "parameters": self.head["parameters"],
-        }
-
-    def has_version(self, version: str) -> bool:
-        """Tell whether ``version`` means this revision: its hash, or its number."""
-        return version in (self.record.revision, str(self.record.number))
-
-
-@dataclasses.dataclass(slots=True)
-class Deployment:
-    """A deployment on this node.
-
-    Attributes:
-        key: Namespace and name.
-        lock: Held while its revisions change.
-        answers: The memory for feedback, across revisions.
-        active: What serves.
-        staged: What is loaded beside it.
-        record: What `current` says while it loads, or where it failed to.
-        failure: Why `current` could not be loaded.
-        taken_out: What served until it had to make room for what is staged.
-
-    A deployment that is removed stays, empty: somebody may be waiting for its lock.
-    """
-
-    key: DeploymentKey
-    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-    answers: RecentAnswers = dataclasses.field(default_factory=RecentAnswers)
-    active: LoadedRevision | None = None
-    staged: LoadedRevision | None = None
-    record: ServingRecord | None = None
-    failure: ControlError | None = None
-    taken_out: RevisionFiles | None = None
 
 
 class Catalog:
@@ -286,14 +182,17 @@ class Catalog:
                 if loaded is not None and loaded.record == files.record and not fresh:
                     return loaded
             self._check_names(deployment, files.record)
-            await self._make_room(
-                deployment, files, replace=self._replace if replace is None else replace
-            )
             try:
+                await self._make_room(
+                    deployment, files, replace=self._replace if replace is None else replace
+                )
                 staged = await self._load(files)
                 self._keep_or_retire(deployment, staged)
             except ControlError:
                 await self._bring_back(deployment)
+                raise
+            except asyncio.CancelledError:  # who ordered it is gone
+                self._spawn(self._mend(deployment))
                 raise
         log.info("server.staged", extra=_facts(staged.record) | {"load_s": staged.load_s})
         return staged
@@ -325,11 +224,11 @@ class Catalog:
             return
         async with deployment.lock:
             staged, deployment.staged = deployment.staged, None
-            if staged is not None and deployment.taken_out is not None:
-                await self._drain(staged)
-            else:
+            if deployment.taken_out is None:
                 self._retire(staged)
-            await self._bring_back(deployment)
+            else:
+                await self._free(staged)
+                await self._bring_back(deployment)
 
     async def remove(self, key: DeploymentKey) -> None:
         """Stop serving a deployment, and free it."""
@@ -350,18 +249,10 @@ class Catalog:
     def describe(self) -> dict[str, list[dict[str, Any]]]:
         """Return what is loaded, as the control API says it."""
         deployments = [self._deployments[key] for key in sorted(self._deployments)]
+        staged = (deployment.describe_staged() for deployment in deployments)
         return {
-            "models": [
-                _describe(deployment)
-                for deployment in deployments
-                if deployment.active or deployment.record or deployment.failure
-            ],
-            "staged": [
-                _identity(deployment.key, deployment.staged.record)
-                | {"loadSeconds": deployment.staged.load_s}
-                for deployment in deployments
-                if deployment.staged
-            ],
+            "models": [one.describe() for one in deployments if one.is_known],
+            "staged": [one for one in staged if one is not None],
         }
 
     async def close(self) -> None:
@@ -392,8 +283,7 @@ class Catalog:
             self._loader.check_room(files)
         except NoMemoryError:
             staged, deployment.staged = deployment.staged, None
-            if staged is not None:
-                await self._drain(staged)
+            await self._free(staged)
             active = deployment.active
             if active is None or not replace:
                 self._loader.check_room(files)
@@ -402,7 +292,7 @@ class Catalog:
             self._metrics.mark_inactive(active.metrics)
             deployment.active, deployment.record = None, active.record
             deployment.taken_out = active.files
-            await self._drain(active)
+            await self._free(active)
 
     async def _bring_back(self, deployment: Deployment) -> None:
         """Load again what was taken out; nothing where nothing was."""
@@ -413,6 +303,12 @@ class Catalog:
             self._flip(deployment, await self._load(files))
         except ControlError as exc:
             self._fail(deployment, exc)
+
+    async def _mend(self, deployment: Deployment) -> None:
+        """Bring back what was taken out for a candidate that nobody waits for any more."""
+        async with deployment.lock:
+            if deployment.active is None and deployment.staged is None:
+                await self._bring_back(deployment)
 
     async def _load(self, files: RevisionFiles) -> LoadedRevision:
         fresh = LoadedRevision(files)
@@ -461,9 +357,15 @@ class Catalog:
         self._retire(old)
         log.info("server.activated", extra=_facts(fresh.record))
 
-    def _retire(self, loaded: LoadedRevision | None) -> None:
-        if loaded is not None:
-            self._spawn(self._drain(loaded))
+    def _retire(self, loaded: LoadedRevision | None) -> asyncio.Task[None] | None:
+        """Free ``loaded`` as soon as nobody uses it; return what will have done so."""
+        return None if loaded is None else self._spawn(self._drain(loaded))
+
+    async def _free(self, loaded: LoadedRevision | None) -> None:
+        """Return when ``loaded`` is freed; who stops waiting does not stop that."""
+        task = self._retire(loaded)
+        if task is not None:
+            await asyncio.shield(task)
 
     async def _drain(self, loaded: LoadedRevision) -> None:
         """Free ``loaded`` when its last request has ended; at the deadline, end them."""
@@ -480,9 +382,9 @@ class Catalog:
                 await loaded.wait_unused()
             loaded.lane.close()
             try:
-                async with asyncio.timeout(self._drain_s):
+                async with asyncio.timeout(_STOP_S):
                     await loaded.lane.wait_idle()
-            except TimeoutError:  # a run that cannot be stopped: its session stays, unfreed
+            except TimeoutError:  # a run that cannot be stopped: its session goes when it ends
                 log.warning("server.drain.abandoned", extra=_facts(loaded.record))
                 return
             await asyncio.to_thread(loaded.session.close)
@@ -523,36 +425,6 @@ class Catalog:
     def _drop_routes(self, deployment: Deployment) -> None:
         for name in [name for name, owner in self._routes.items() if owner is deployment]:
             del self._routes[name]
-
-
-def _describe(deployment: Deployment) -> dict[str, Any]:
-    active = deployment.active
-    if active is not None:
-        return _identity(deployment.key, active.record) | {
-            "state": "Ready",
-            "requests": active.requests,
-            "failures": active.failures,
-            "durationSeconds": round(active.duration_s, 6),
-        }
-    state: dict[str, Any] = {"state": "Loading", "requests": 0, "failures": 0}
-    if deployment.failure:
-        state |= {
-            "state": "Failed",
-            "reason": deployment.failure.reason,
-            "message": str(deployment.failure),
-        }
-    return _identity(deployment.key, deployment.record) | state
-
-
-def _identity(key: DeploymentKey, record: ServingRecord | None) -> dict[str, Any]:
-    return {
-        "namespace": key.namespace,
-        "deployment": key.deployment,
-        "servingName": record.serving_name if record else None,
-        "revision": record.revision if record else None,
-        "number": record.number if record else None,
-        "modelDigest": record.model_digest if record else None,
-    }
 
 
 def _facts(record: ServingRecord) -> dict[str, str]:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from linnet_server.catalog import Catalog, LoadedRevision
+from linnet_server.catalog import Catalog
 from linnet_server.errors import ClientError, ServerError
 from linnet_server.metrics import Outcome
 from linnet_server.protocol import InferRequest, Signature
+from linnet_server.revisions import LoadedRevision
 from linnet_server.tensors import Array
 
 Parse = Callable[[Signature], InferRequest]

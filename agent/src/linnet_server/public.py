@@ -17,7 +17,6 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from linnet_server.access import Tokens
-from linnet_server.catalog import LoadedRevision
 from linnet_server.coding import inflate
 from linnet_server.dataplane import DataPlane
 from linnet_server.errors import (
@@ -47,6 +46,7 @@ from linnet_server.protocol import (
     render_infer,
     server_metadata,
 )
+from linnet_server.revisions import LoadedRevision
 from linnet_server.tensors import Array
 from linnet_server.tracing import ANSWER_HEADER as TRACE_ANSWER_HEADER
 from linnet_server.tracing import HEADER as TRACE_HEADER

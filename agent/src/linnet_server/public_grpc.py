@@ -22,7 +22,6 @@ from google.protobuf.message import DecodeError, Message
 from linnet_server import inference_pb2 as pb
 from linnet_server.access import Access, TlsFiles
 from linnet_server.access_log import log_grpc
-from linnet_server.catalog import LoadedRevision
 from linnet_server.dataplane import DataPlane
 from linnet_server.errors import BadRequestError, NotFoundError, NotReadyError, ServerError
 from linnet_server.protocol import InferRequest, Signature, server_metadata
@@ -31,6 +30,7 @@ from linnet_server.protocol_grpc import (
     render_infer_message,
     render_metadata_message,
 )
+from linnet_server.revisions import LoadedRevision
 from linnet_server.tensors import Array
 from linnet_server.tracing import Trace, read_trace
 

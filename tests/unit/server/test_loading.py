@@ -191,6 +191,28 @@ async def test_what_made_room_comes_back_where_the_candidate_is_given_up(node, m
         assert await answer_of(bench) == ("r1", 1)
 
 
+@pytest.mark.slow
+async def test_what_made_room_comes_back_where_nobody_waits_for_the_candidate_any_more(
+    node, models, open_bench
+):
+    node.set_current(node.add(models.adder(1)))
+    slow = node.add(models.slow_to_load(20), revision="r2")
+    async with open_bench(available=Memory(0)) as bench:
+        staging = asyncio.ensure_future(stage(bench, slow, replace=True))
+
+        async def made_room():
+            return not bench.catalog.ready
+
+        await until(made_room)
+        staging.cancel()  # as the connection of an agent that is killed
+
+        async def is_back():
+            return bench.catalog.ready
+
+        await until(is_back)
+        assert await answer_of(bench) == ("r1", 1)
+
+
 async def test_a_staged_revision_makes_room_before_the_active_one_does(node, models, open_bench):
     node.set_current(node.add(models.adder(1)))
     second = node.add(models.adder(2), revision="r2")

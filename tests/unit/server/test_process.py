@@ -92,7 +92,7 @@ def test_sigterm_lets_the_running_request_end(node, models, start_server):
         server.process.send_signal(signal.SIGTERM)
 
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-    assert server.stop() == 0
+    assert server.process.wait(20) == 0
 
 
 @pytest.mark.slow
