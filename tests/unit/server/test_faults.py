@@ -64,6 +64,18 @@ def weights(mib, bias):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "budget_mib"),
+    [pytest.param([], 80, id="REST"), pytest.param(["--grpc", "127.0.0.1:0"], 90, id="gRPC")],
+)
+def test_an_idle_server_keeps_to_its_budget(node, models, start_server, flags, budget_mib):
+    node.set_current(node.add(models.adder(1)))
+    server = start_server(node.root, *flags)
+
+    assert resident_mib(server) < budget_mib + 3  # a tiny model's session
+
+
+@pytest.mark.slow
 def test_swaps_give_their_memory_back(node, models, start_server):
     first, second = (
         node.add(lambda path, bias=bias: weights(16, bias)(path, models), revision=f"r{bias}")
