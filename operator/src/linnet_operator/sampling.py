@@ -5,7 +5,7 @@ Rules:
   on when it is looked at, nor on a restart, after which the whole row is asked for again.
 - The words of a query are those of the sample's own time: its nodes are those that served then.
 - Times that share a query are one question; what is known is not asked again.
-- What could not be had is asked again: nothing is made of a fault of the moment.
+- What could not be had is asked again for five minutes: nothing is made of a fault of the moment.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,8 @@ from linnet_operator.templates import fill_in
 from linnet_operator.terms import threshold_spec
 
 MOST_SAMPLES: Final = 1000
+# As long as Prometheus looks back for a sample; what has none by then gets none.
+_FINAL_AFTER: Final = timedelta(minutes=5)
 
 # What the words of a query stand for at a time; None while no node serves the candidate.
 WordsAt = Callable[[datetime], Mapping[str, str] | None]
@@ -79,18 +81,20 @@ class Sampler:
         for query, same in asked.items():
             unknown = next((n for n, at in enumerate(same) if (query, at) not in known), len(same))
             found |= {(query, at): known[query, at] for at in same[:unknown]}
-            if unknown == len(same):
+            if failure or unknown == len(same):
                 continue
             answer = await source.samples(query, same[unknown:])
             if answer.no_data:
                 failure = answer.no_data
-                break
+                continue
             found |= {
                 (query, at): sample
                 for at, sample in zip(same[unknown:], answer.samples, strict=True)
             }
         self._known[threshold.name] = {
-            key: sample for key, sample in found.items() if not sample.problem
+            key: sample
+            for key, sample in found.items()
+            if not sample.problem or until - key[1] > _FINAL_AFTER
         }
         samples = list(found.values())
         if failure:

@@ -405,6 +405,22 @@ async def test_a_source_that_fails_for_a_threshold_is_no_data_and_asked_again(lo
     assert up.evidence.verdict is Verdict.PASS
 
 
+async def test_what_is_missing_is_asked_again_for_five_minutes_only(looks, metrics):
+    metrics.value = None
+    asked = request(
+        baseline=None,
+        stable=(),
+        candidates=(Candidate("edge-1", NOON - timedelta(minutes=10)),),
+        started_at=NOON - timedelta(minutes=10),
+    )
+    looker, judged = looks(), heated(interval="1m")
+
+    await looker.look(asked, deployment=DEPLOYMENT, policy=judged)
+    await looker.look(asked, deployment=DEPLOYMENT, policy=judged)
+
+    assert [count for _, count in metrics.queries] == [11, 6]
+
+
 async def test_missing_samples_in_a_row_give_up_and_are_told_to_the_planner(looks, metrics):
     metrics.value = None
 
