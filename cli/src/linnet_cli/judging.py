@@ -59,6 +59,9 @@ class CaseNode(_Part):
     intervals: Intervals | None = Field(
         default=None, description="this node's own, since its activation; default: the case's"
     )
+    domain: str = Field(
+        default="", description="its site, or kind: harm in one alone is looked for, too"
+    )
 
 
 class Case(_Part):
@@ -200,7 +203,13 @@ def _rows(case: Case, index: int, *, candidate: bool) -> list[NodeCount]:
         failures, requests = node.looks[index] or (None, None)
         intervals = (node.intervals or case.intervals)[index]
         rows.append(
-            NodeCount(node=node.name, failures=failures, requests=requests, seconds=intervals)
+            NodeCount(
+                node=node.name,
+                failures=failures,
+                requests=requests,
+                seconds=intervals,
+                domain=node.domain,
+            )
         )
     return rows
 

@@ -149,6 +149,17 @@ def test_one_of_five_nodes_does_not_turn_a_fleet():
     assert [each["verdict"] for each in judged(case)["looks"]] == ["Undecided", "Undecided"]
 
 
+def test_harm_on_one_kind_of_node_is_looked_for_where_it_is_told():
+    def log_e(*kinds):
+        case = a_case(candidates=6, nodes=12)
+        for index, node in enumerate(case["nodes"]):
+            node["looks"] = [[9 if index in {0, 2} else 1, 100], [40, 4000]]
+            node["domain"] = kinds[index % 2]
+        return judged(case)["looks"][0]["log_e"]
+
+    assert log_e("nano", "orin") > log_e("", "")
+
+
 def test_without_history_it_says_that_it_learns():
     case = a_case(failures=30)
     for node in case["nodes"][:2]:
