@@ -277,3 +277,10 @@ def test_the_schema_that_is_published_is_the_one_of_the_code():
     published = json.loads((ROOT / SCHEMA_PATH).read_text(encoding="utf-8"))
 
     assert published == schema(), f"write it again: linnet judge --schema > {SCHEMA_PATH}"
+
+
+def test_the_example_of_the_reference_is_a_case():
+    page = (ROOT / SCHEMA_PATH).with_name("judge-case.md").read_text(encoding="utf-8")
+    example = page.partition("```json\n")[2].partition("```")[0]
+
+    assert [each["verdict"] for each in judged(json.loads(example))["looks"]]
