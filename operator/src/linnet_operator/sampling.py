@@ -94,7 +94,7 @@ class Sampler:
         self._known[threshold.name] = {
             key: sample
             for key, sample in found.items()
-            if not sample.problem or until - key[1] > _FINAL_AFTER
+            if (sample.value is not None and not sample.problem) or until - key[1] > _FINAL_AFTER
         }
         samples = list(found.values())
         if failure:
