@@ -24,7 +24,7 @@ from linnet_cli.publish.push import push_model
 from linnet_cli.publish.sign import sign_model
 from linnet_testbed.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(580)]
 
 LINNET = Path(sys.executable).with_name("linnet")
 PATIENCE_S = 150
