@@ -8,7 +8,6 @@
 Everything here blocks; `lane.py` and `catalog.py` call it in threads.
 """
 
-import ctypes
 import dataclasses
 import hashlib
 import logging
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from linnet_server.errors import BadRequestError, ModelFailedError, NotOnnxError
+from linnet_server.memory import trim
 from linnet_server.protocol import Signature
 from linnet_server.runtimes.hints import Hints, read_hints
 from linnet_server.runtimes.interface import ModelFile, OpenedModel, generate_examples
@@ -28,8 +28,9 @@ from linnet_server.tensors import Array
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_RUNS: Final = 3
 DEFAULT_CACHE: Final = Path("/var/cache/linnet")
+
+_WARM_UP_RUNS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Session:
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
-        _trim()
+        trim()
 
 
 def load_session(
@@ -104,7 +105,8 @@ def load_session(
         path: The real path of the file, no link.
         variant: The variant's name in the artifact: it says what the model runs on.
         threads: Threads of one run.
-        digest: What names its bytes; the file is hashed where nobody says and a GPU asks.
+        digest: What names its bytes and those of its external data; hashed where nobody says and
+            a GPU asks.
         cache: Where engines are kept that are built for this node's GPU.
 
     Raises:
@@ -142,12 +144,12 @@ def _open(model: ModelFile) -> OpenedModel:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _trim() -> None:
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):  # not glibc
-        return
+    """Return a digest of the file, and of those beside it that it names: its external data."""
+    raw = path.read_bytes()
+    beside = (one for one in path.parent.iterdir() if one != path and one.is_file())
+    named = [one for one in sorted(beside) if one.name.encode() in raw]
+    digest = hashlib.sha256(hashlib.sha256(raw).digest())
+    for one in named:
+        with one.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"

@@ -174,7 +174,7 @@ class _Slot:
 
     def run(self, feeds: Mapping[str, Array], signature: Signature) -> dict[str, Array]:
         """Return all outputs: an engine computes them all, and needs room for each."""
-        held = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        held = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         for name, array in held.items():
             if not self._context.set_input_shape(name, array.shape):
                 raise RuntimeError(f"TensorRT does not take {list(array.shape)} for input '{name}'")

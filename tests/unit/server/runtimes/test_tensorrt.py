@@ -23,7 +23,7 @@ from linnet_server.runtimes.hints import Hints
 from linnet_server.runtimes.interface import ModelFile
 from linnet_server.runtimes.targets import Target
 from linnet_server.runtimes.trial import try_out
-from linnet_server.sessions import load_session
+from linnet_server.sessions import _hash, load_session
 
 pytestmark = pytest.mark.slow
 
@@ -136,11 +136,36 @@ def test_a_profile_in_the_model_opens_more_dimensions(models, tmp_path, cache):
 
 
 @pytest.mark.usefixtures("gpu")
+def test_a_scalar_stays_a_scalar(models, tmp_path, cache):
+    models.identity(TensorProto.FLOAT, dims=())(tmp_path / "scalar.onnx")
+    scalar = load(tmp_path / "scalar.onnx", cache)
+
+    y = scalar.run({"x": np.array(7, np.float32)}, ["y"])[0]
+
+    assert (y.shape, y.item()) == ((), 7)
+
+
+@pytest.mark.usefixtures("gpu")
 def test_garbage_is_a_verdict_with_the_parsers_words(tmp_path, cache):
     (tmp_path / "m.onnx").write_bytes(b"garbage")
 
     with pytest.raises(LoadFailedError, match=r"TensorRT cannot read it: .+"):
         load(tmp_path / "m.onnx", cache)
+
+
+def test_external_data_of_a_bare_file_counts_for_its_digest(models, tmp_path):
+    models.adder(1)(tmp_path / "m.onnx")
+    raw = (tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "m.onnx").write_bytes(raw + b"weights.bin")
+    first = _hash(tmp_path / "m.onnx")
+
+    (tmp_path / "unrelated").write_bytes(b"1")
+    assert _hash(tmp_path / "m.onnx") == first
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    second = _hash(tmp_path / "m.onnx")
+    (tmp_path / "weights.bin").write_bytes(b"2")
+
+    assert len({first, second, _hash(tmp_path / "m.onnx")}) == 3
 
 
 # --- the cache ------------------------------------------------------------------------------------
