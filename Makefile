@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
 
-.PHONY: help venv demo demo-down test lint fix bench bench-server bench-swap bench-agent bench-decisions nightly-judge crds crash lock sim proto
+.PHONY: help venv demo demo-down test lint fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ bench-agent: $(STAMP) ## Measure the agent beside model_signing and plain copyin
 
 bench-decisions: $(STAMP) ## Measure the judge and its rivals, an hour; SIZE=40 is quick, GATE=1 the limits
 	@$(BIN)/python -m bench.decisions $(if $(GATE),--gate,$(if $(SIZE),--repetitions $(SIZE)))
+
+nightly: nightly-judge ## Long proofs: ten rounds of whole rollouts on real parts, too
+	@$(BIN)/python -m pytest -s tests/cluster/test_verdicts.py --rounds 10
 
 nightly-judge: $(STAMP) ## A million small histories: nothing that is not whole ever passes
 	@$(BIN)/python -m pytest -q tests/unit/judge/test_never_pass.py --histories 1000000

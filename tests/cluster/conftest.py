@@ -14,6 +14,10 @@ from linnet_testbed.progress import Progress
 _PREFIX = "pytest-"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--rounds", type=int, help="rounds of whole rollouts; also writes them down")
+
+
 def _sweep(settings):
     """End the beds of test runs that were killed."""
     for name in settings.names():
