@@ -12,6 +12,8 @@ import resource
 from pathlib import Path
 from typing import Final
 
+from linnet_server.runtimes.targets import GPU_FILES
+
 _BESIDE_BYTES: Final = 32 << 20
 """What a session takes beside its weights."""
 
@@ -19,7 +21,6 @@ _TIMES_SIZE: Final = 1.25
 """A file of 407 MB peaked at 512 MB while it was loaded."""
 
 _GROUP: Final = Path("/sys/fs/cgroup")
-_GPU: Final = Path("/dev/nvidiactl")
 
 
 def needed_bytes(model_path: Path) -> int:
@@ -53,7 +54,7 @@ def limit_memory(limit_bytes: int | None) -> int | None:
         limit_bytes: The limit; None: what the machine or the container has. With a GPU there is
             then none: its driver maps as private what it never touches.
     """
-    if limit_bytes is None and _GPU.exists():
+    if limit_bytes is None and any(path.exists() for path in GPU_FILES):
         return None
     if limit_bytes is None:
         found = [_read_kib("/proc/meminfo", "MemTotal"), _read_number(_GROUP / "memory.max")]

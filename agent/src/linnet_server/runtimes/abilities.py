@@ -15,12 +15,9 @@ from typing import Final
 
 from linnet_server.errors import WrongVariantError
 from linnet_server.runtimes import cuda as cudas
-from linnet_server.runtimes.targets import Target
+from linnet_server.runtimes.targets import GPU_FILES, Target
 
 log = logging.getLogger(__name__)
-
-GPU_FILES: Final = (Path("/dev/nvidiactl"), Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"))
-"""Of a card, and of Jetsons."""
 
 _TIMEOUT_S: Final = 60.0
 

@@ -10,6 +10,8 @@
 """
 
 from enum import StrEnum
+from pathlib import Path
+from typing import Final
 
 from linnet_server.errors import WrongVariantError
 
@@ -23,7 +25,10 @@ class Target(StrEnum):
     TENSORRT = "tensorrt"
 
 
-_DEVICES = {"cuda": Target.CUDA, "tensorrt": Target.ONNX_TENSORRT}
+GPU_FILES: Final = (Path("/dev/nvidiactl"), Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"))
+"""Device files of GPUs: of a card, and of Jetsons."""
+
+_DEVICES: Final = {"cuda": Target.CUDA, "tensorrt": Target.ONNX_TENSORRT}
 
 
 def read_variant(variant: str) -> Target:
