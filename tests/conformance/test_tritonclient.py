@@ -83,11 +83,10 @@ def test_health_and_metadata(triton):
     assert client.is_server_ready()
     assert client.is_model_ready("echo")
     assert client.is_model_ready("echo", "1")
-    assert (
-        not client.is_model_ready("echo", "no-such-version")
-        if isinstance(client, triton_http.InferenceServerClient)
-        else True
-    )
+    assert not client.is_model_ready("echo", "no-such-version")
+    assert not client.is_model_ready("nobody")
+    assert "binary_tensor_data" in str(client.get_server_metadata())
+    assert "in_BYTES" in str(client.get_model_metadata("echo", "1"))
 
 
 def test_every_datatype_comes_back_as_it_went(triton):
@@ -115,6 +114,34 @@ def test_an_empty_batch(triton):
     empty = {name: array[:0] for name, (_, array) in DATATYPES.items()}
     answer = client.infer("echo", make_inputs(module, **empty))
     assert answer.as_numpy("out_FP32").shape == (0, 3)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_request_may_come_compressed(ports, coding):
+    with triton_http.InferenceServerClient(ports["http"]) as client:
+        answer = client.infer(
+            "echo",
+            make_inputs(triton_http),
+            request_compression_algorithm=coding,
+            response_compression_algorithm=coding,
+        )
+    np.testing.assert_array_equal(answer.as_numpy("out_INT64"), DATATYPES["INT64"][1])
+
+
+def test_a_trace_may_come_along(triton):
+    module, client = triton
+    answer = client.infer(
+        "echo", make_inputs(module), headers={"traceparent": f"00-{'4' * 32}-{'7' * 16}-01"}
+    )
+    assert answer.as_numpy("out_BOOL").shape == (1, 3)
+
+
+def test_the_repository_is_not_on_the_network(triton):
+    _, client = triton
+    for ask in (client.get_model_repository_index, lambda: client.unload_model("echo")):
+        with pytest.raises(InferenceServerException):
+            ask()
+    assert client.is_model_ready("echo")
 
 
 def test_typed_json_goes_both_ways(ports):
