@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from linnet_server.batching import BatchingLane, BatchLimits, can_batch
 from linnet_server.errors import LoadTimeoutError, NoMemoryError
 from linnet_server.lane import Lane, SingleLane
-from linnet_server.memory import available_bytes, needed_bytes, resident_bytes, trim
+from linnet_server.memory import available_bytes, needed_bytes, resident_bytes
 from linnet_server.records import RevisionFiles
 from linnet_server.runtimes.targets import Target, read_variant
 from linnet_server.sessions import DEFAULT_CACHE, Session, WarmUp, load_session
@@ -140,7 +140,6 @@ def _start_load(files: RevisionFiles, *, threads: int, cache: Path) -> _Job:
                 cache=cache,
             )
             warm_up = session.warm_up()
-            trim()  # what the load alone needed
         except BaseException as error:  # noqa: BLE001 - carried over to who waits
             if job.set_running_or_notify_cancel():
                 job.set_exception(error)
