@@ -267,7 +267,8 @@ def _evidence(story: Story, rollout: Json) -> list[str]:
     for threshold in () if story.ended else judge.get("thresholds") or ():
         limits = [f"{word} {threshold[word]}" for word in ("min", "max") if threshold.get(word)]
         texts.append(
-            f"threshold {threshold.get('name')}: {' and '.join(limits)} of {threshold.get('query')}"
+            f"threshold {threshold.get('name')}{' (dry run)' if threshold.get('dryRun') else ''}: "
+            f"{' and '.join(limits)} of {threshold.get('query')}"
         )
     said = {step.message for step in story.steps}
     decisions = (rollout.get("status") or {}).get("decisions") or ()
