@@ -302,7 +302,9 @@ def measure(servers, model, *, clients, seconds, rounds, load, port_of):
     for server in servers:
         try:  # warm
             run(load(port_of(server), model, clients=clients, seconds=seconds / 3))
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, grpc.aio.AioRpcError):
+            if server.process.poll() is not None:
+                raise RuntimeError(f"{server.name} ended with {server.process.poll()}") from None
             able.remove(server)
     for _ in range(rounds):
         for server in able:

@@ -44,7 +44,7 @@ class ServerError(Exception):
     retry_after_s: ClassVar[int] = 0
 
     asked: tuple[tuple[bytes, bytes], ...] = ()
-    """Headers that name the revision which was asked, where one was picked."""
+    """Headers that name the revision which was asked, where one was picked, or what is missing."""
 
 
 class ClientError(ServerError):
@@ -89,6 +89,7 @@ class UnauthorizedError(ClientError):
 
     status = 401
     reason = "Unauthorized"
+    asked: tuple[tuple[bytes, bytes], ...] = ((b"www-authenticate", b"Bearer"),)
     remedy = "Send `Authorization: Bearer <token>` with a token of --token-file."
 
 

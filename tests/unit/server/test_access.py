@@ -122,7 +122,9 @@ def test_every_path_but_health_needs_the_token(node, models, start_server, tmp_p
         for path in ("/v2/health/live", "/v2/health/ready"):
             assert client.get(path).status_code == 200
         for path in ("/v2", "/v2/models/defects", "/metrics", "/nowhere"):
-            assert client.get(path).status_code == 401
+            refused = client.get(path)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"] == "Bearer"
         infer = "/v2/models/defects/infer"
         assert client.post(infer, json={"inputs": [X]}).status_code == 401
         known = {"Authorization": f"Bearer {TOKEN}"}
