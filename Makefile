@@ -75,8 +75,9 @@ nightly-judge: $(STAMP) ## A million small histories: nothing that is not whole 
 sim: $(STAMP) ## The fleet simulator; SEED=n replays
 	@$(BIN)/python -m pytest tests/sim $(if $(SEED),--sim-seed $(SEED))
 
-crash: $(STAMP) ## Kill at every step
-	@$(BIN)/python -m pytest -m crash
+crash: $(STAMP) ## Break the agent in every way we know, and print the kill table; ALL=1 tries each call
+	@$(BIN)/python -m pytest -q tests/crash
+	@$(BIN)/python tests/crash/table.py $(if $(ALL),--kill-seconds 0 --error-seconds 0)
 
 lock: $(STAMP) ## Write requirements/*.txt again
 	@for extra in operator agent keyless cli; do \

