@@ -18,7 +18,6 @@ SessionOptions: Final[Any] = onnxruntime.SessionOptions
 RunOptions: Final[Any] = onnxruntime.RunOptions
 OrtValue: Final[Any] = onnxruntime.OrtValue
 get_available_providers: Final[Any] = onnxruntime.get_available_providers
-VERSION: Final[str] = onnxruntime.__version__
 
 ERRORS: Final[tuple[type[Exception], ...]] = (
     native.Fail,
