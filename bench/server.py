@@ -208,7 +208,7 @@ async def load_grpc(port, model, *, clients, seconds):
         started_at = time.perf_counter()
 
         async def ask():
-            while time.perf_counter() - started_at < seconds:
+            while not durations_s or time.perf_counter() - started_at < seconds:
                 asked_at = time.perf_counter()
                 answer = await infer(message)
                 durations_s.append(time.perf_counter() - asked_at)
@@ -302,7 +302,7 @@ def measure(servers, model, *, clients, seconds, rounds, load, port_of):
     for server in servers:
         try:  # warm
             run(load(port_of(server), model, clients=clients, seconds=seconds / 3))
-        except (RuntimeError, OSError, grpc.aio.AioRpcError):
+        except (RuntimeError, OSError):
             if server.process.poll() is not None:
                 raise RuntimeError(f"{server.name} ended with {server.process.poll()}") from None
             able.remove(server)

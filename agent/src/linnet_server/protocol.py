@@ -139,7 +139,9 @@ def parse_infer(
             None, feeds, signature.want_all(binary=True), total_elements(feeds.values())
         )
     document, raw = _split(body, json_bytes)
-    feeds = _read_inputs(document.get("inputs"), raw, signature.inputs, _may_hold_booleans(body))
+    feeds = _read_inputs(
+        document.get("inputs"), raw, signature.inputs, _may_hold_booleans(body, json_bytes)
+    )
     binary = _read_flag(document, "binary_data_output") is True
     return InferRequest(
         read_id(document.get("id")),
@@ -271,9 +273,9 @@ def refuse_extensions(what: str, parameters: Mapping[str, object]) -> None:
             raise BadRequestError(f"{what}: this server does not have the extension '{name}'")
 
 
-def _may_hold_booleans(body: bytes) -> bool:
-    """Tell whether values need a look one by one: NumPy takes a boolean among numbers for one."""
-    return b"true" in body or b"false" in body
+def _may_hold_booleans(body: bytes, json_bytes: int | None) -> bool:
+    """Tell whether values need a look one by one: `struct` takes a boolean for a number."""
+    return body.find(b"true", 0, json_bytes) >= 0 or body.find(b"false", 0, json_bytes) >= 0
 
 
 def _read_raw_input(body: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
