@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from bench.decisions import gate, report
-from bench.decisions.measure import Outcome, run
+from bench.decisions.measure import OURS, Outcome, run, run_batch
 from bench.decisions.scenarios import all_scenarios
 
 FULL = 1000
@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.decisions", description=__doc__)
     parser.add_argument("--gate", action="store_true", help="the small size, with limits")
     parser.add_argument("--report", action="store_true", help="only write what has been measured")
+    parser.add_argument("--rivals", action="store_true", help="ask the rivals again, not ours")
     parser.add_argument("--repetitions", type=int, default=FULL, help=f"of each fleet ({FULL})")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only", default="", help="scenarios whose key has this in it")
@@ -32,7 +33,10 @@ def main(arguments: list[str]) -> int:
     if args.gate:
         return gate.main(workers=args.workers)
     kept = _read(args.kept)
-    if not args.report:
+    if args.rivals:
+        _ask_rivals_again(kept)
+        _write(args.kept, kept)
+    if not (args.report or args.rivals):
         wanted = [
             each
             for each in all_scenarios()
@@ -48,6 +52,16 @@ def main(arguments: list[str]) -> int:
             )
     report.write(kept, Path("bench"))
     return 0
+
+
+def _ask_rivals_again(kept: dict[str, Outcome]) -> None:
+    """Judge the fleets of before with the rivals alone: a repetition has dice of its own."""
+    for scenario in all_scenarios():
+        if scenario.key not in kept or scenario.withheld or scenario.table == "clear":
+            continue
+        before = kept[scenario.key]
+        again = run_batch(scenario, 0, before.repetitions, "rivals")
+        before.alarms |= {**again.alarms, OURS: before.alarms[OURS]}
 
 
 def _read(path: Path) -> dict[str, Outcome]:

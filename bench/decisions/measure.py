@@ -56,7 +56,8 @@ def run(
         scenarios: Which.
         repetitions: Of a scenario with share 1.
         workers: Processes.
-        looks: "every" minute with all rivals; "ours" alone every minute; or ours at "few" of them.
+        looks: "every" minute with all rivals; "ours" alone every minute; ours at "few" of them; or
+            "rivals" alone.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for scenario in scenarios:
@@ -101,7 +102,7 @@ def _repeat(scenario: Scenario, dice: np.random.Generator, looks: str) -> Outcom
     whole = scenario.table == "rollout"
     alarm = None
     asked = False
-    for counts in made:
+    for counts in made if looks != "rivals" else []:
         said = ours.judge(learned, counts, steps=len(steps), looks=at)
         asked = asked or (said.asked_at is not None and said.failed_at is None)
         if said.failed_at is not None:
@@ -109,7 +110,7 @@ def _repeat(scenario: Scenario, dice: np.random.Generator, looks: str) -> Outcom
             break
     outcome.alarms[OURS] = [alarm]
     outcome.asked = int(asked and alarm is None)
-    if looks != "every" or scenario.withheld:
+    if looks in {"ours", "few"} or scenario.withheld:
         return outcome
     for name, rival in RIVALS.items():
         alarm = None

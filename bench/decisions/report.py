@@ -189,15 +189,17 @@ def _cleared(outcome: Outcome) -> str:
 
 def _repetitions(kept: Mapping[str, Outcome], every: Sequence[Scenario]) -> str:
     counts = [kept[each.key].repetitions for each in every if each.key in kept]
-    good = [kept[each.key].repetitions for each in every if each.key in kept and each.good]
+    good = [
+        kept[each.key].repetitions for each in every if each.key in kept and each.table == "good"
+    ]
     if not counts:
         return "Nothing has been measured yet.\n"
     asked = sum(kept[each.key].asked for each in every if each.key in kept)
     few = min(good, default=0)
     return (
         f"{len(counts)} of {len(every)} scenarios, {sum(counts)} fleets, {min(counts)} to "
-        f"{max(counts)} of each. None of {few} taken back means below {300 / max(1, few):.1f} % "
-        f"(95 %). In {asked} of them the evidence rested on one node, and a person would have "
+        f"{max(counts)} of each. In the first tables none of {few} taken back means below "
+        f"{300 / max(1, few):.1f} % (95 %). In {asked} of them the evidence rested on one node, and a person would have "
         "been asked.\n"
     )
 

@@ -107,8 +107,9 @@ def _is_high(experiment: np.ndarray, control: np.ndarray) -> bool:
     if np.ptp(np.concatenate([experiment, control])) == 0.0:
         return False
     shift = float(np.median(experiment[:, None] - control[None, :]))
-    if shift <= 0.0 or experiment.mean() <= control.mean():
+    if shift < 0.0 or experiment.mean() <= control.mean():
         return False
+    # Where most minutes have no failure the estimate is 0: then it is the test of no difference.
     return _shift_z(experiment, control, KAYENTA_TOLERANCE * shift) > Z_99
 
 
