@@ -100,7 +100,7 @@ async def prometheus_url(exporters, tmp_path):
         pytest.skip(str(error))
     (tmp_path / "nodes.json").write_text(json.dumps(exporters[1]))
     config = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+        "global": {"scrape_interval": "400ms", "scrape_timeout": "400ms"},
         "scrape_configs": [
             {"job_name": "n", "file_sd_configs": [{"files": [str(tmp_path / "nodes.json")]}]}
         ],
@@ -157,7 +157,7 @@ def until(source):
     """Wait until nodes were scraped with ``wanted``: (node, revision) -> newest requests."""
 
     async def wait(wanted, subject=SUBJECT):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 found = await source.newest_common_time(
                     subject, now=clock(), lag_limit=timedelta(seconds=30)
