@@ -40,6 +40,7 @@ POWER = "power cut"
 COLUMNS = (STEP, KILL, POWER, *ERRORS)
 _SHOWN = 20
 _SAY_S = 10.0
+_STUCK = "the agent does not go on"
 
 
 class Table:
@@ -190,9 +191,10 @@ def _cut_power(options, lab, recordings, table):
         if name in SCENARIOS
         for number, tree in enumerate(_draw_early(cuts.held, options))
     ]
+    _shared["seen"] = set(table.states)
     with ProcessPoolExecutor(workers, mp_context=fork) as pool:
         second = _note(pool, again, table, "second power cuts")
-    table.recovered = sum(bool(cuts.states) for _, cuts in second)
+    table.recovered = sum(_STUCK not in str(cuts.wrong) for _, cuts in second)
 
 
 def _draw_early(trees, options):
@@ -228,15 +230,17 @@ def _cut_again(name, number, tree):
     try:
         again = go_on(_shared["lab"], recording, tree)
     except AssertionError as error:
-        return name, Cuts(wrong=Counter({(AT_REST, f"the agent does not go on: {error}"): 1}))
+        return name, Cuts(wrong=Counter({(AT_REST, f"{_STUCK}: {error}"): 1}))
     cuts = _cut(again, options, options.seed + number)
     cuts.held.clear()  # nobody goes on from these, and they are large
+    _shared["seen"] |= cuts.states.keys()
     return name, cuts
 
 
 def _cut(recording, options, seed):
     boot = Boot(Path(tempfile.mkdtemp(prefix="boot-", dir=_shared["lab"].home)))
-    return cut(recording, boot=boot, rng=dice(seed), per_point=options.per_point)
+    seen, per_point = _shared.get("seen", frozenset()), options.per_point
+    return cut(recording, boot=boot, rng=dice(seed), per_point=per_point, seen=seen)
 
 
 # --- kills and errors -----------------------------------------------------------------------------

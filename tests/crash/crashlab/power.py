@@ -35,7 +35,7 @@ class Cuts:
     """The trees that were tried."""
 
 
-def cut(recording, *, boot, rng, per_point):
+def cut(recording, *, boot, rng, per_point, seen=frozenset()):
     """Try what a power cut may leave of a recording.
 
     Args:
@@ -43,13 +43,14 @@ def cut(recording, *, boot, rng, per_point):
         boot: Starts the agent on a tree.
         rng: Draws where there is more than can be tried.
         per_point: So many states after one step at most.
+        seen: States that the agent was started on before; it is not again.
     """
     cuts, expected = Cuts(), Expected(recording.log)
     steps, calls = steps_of(recording.log), recording.log.calls
     for state in crash_states(recording.log, rng=rng, per_point=per_point):
         wrong = violations(state.tree, expected.seen[state.after], recording)
         key, step = hash(frozenset(state.tree.items())), steps[state.after - 1]
-        if key not in cuts.states:
+        if key not in cuts.states and key not in seen:
             cuts.states[key] = step
             cuts.held.append(state.tree)
             wrong += boot.check(state.tree, leaves=recording.leaves)
