@@ -199,8 +199,8 @@ def _repetitions(kept: Mapping[str, Outcome], every: Sequence[Scenario]) -> str:
     return (
         f"{len(counts)} of {len(every)} scenarios, {sum(counts)} fleets, {min(counts)} to "
         f"{max(counts)} of each. In the first tables none of {few} taken back means below "
-        f"{300 / max(1, few):.1f} % (95 %). In {asked} of them the evidence rested on one node, and a person would have "
-        "been asked.\n"
+        f"{300 / max(1, few):.1f} % (95 %). In {asked} of them the evidence rested on one node, "
+        "and a person would have been asked.\n"
     )
 
 
