@@ -56,13 +56,12 @@ class Table:
         self._steps = []
 
     def learn_order(self, steps):
-        """Take the order of the rows from a story: a new step comes after the one before it."""
-        before = None
+        """Take the order of the rows from a story: a new step comes after all that came before."""
+        last = -1
         for step in steps:
             if step not in self._steps:
-                at = 0 if before is None else self._steps.index(before) + 1
-                self._steps.insert(at, step)
-            before = step
+                self._steps.insert(last + 1, step)
+            last = max(last, self._steps.index(step))
 
     def add(self, story, step, fault, *, tried, sentences=()):
         self.tried[story, step, fault] += tried
