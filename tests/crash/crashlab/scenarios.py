@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from crashlab import record
 from crashlab.disk import last_tree
 from crashlab.log import Log, read_log, read_tree
-from crashlab.node import Node, revision_of, wait_until
+from crashlab.node import Node, revision_of, stop, wait_until
 from crashlab.points import DESCRIPTORS, READS, Point, call_points, changing_calls, named_points
 
 from linnet_agent.journal import Goal
@@ -195,12 +196,17 @@ class Lab:
 
 
 def run(node, scenario, revision, **more):
-    """Let the node work until it is where the scenario ends, and end it."""
+    """Let the node work until it is where the scenario ends, and end it.
+
+    The agent ends by itself: killed in a call, it leaves a recording that does not say if it was
+    done.
+    """
     if scenario.served:
         node.start_server()
     node.start_agent(**more)
     try:
         finish(node, scenario, revision)
+        stop(node.agent, signal.SIGTERM)
     finally:
         node.stop()
 
