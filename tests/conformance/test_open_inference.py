@@ -199,6 +199,11 @@ def test_metrics_are_well_formed_and_count_what_was_asked(client):
         "linnet_inference_duration_seconds",
         "linnet_inference_feedback_total",
         "linnet_model_info",
+        "linnet_model_memory_bytes",
+        "linnet_queue_depth",
+        "linnet_batch_rows",
+        "linnet_swap_duration_seconds",
+        "linnet_swap_stall_seconds",
     }
 
 
