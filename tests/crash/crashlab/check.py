@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
@@ -146,6 +147,20 @@ def _say(whole):
 # --- the agent's own start ------------------------------------------------------------------------
 
 
+_CONTEXT = functools.cache(ssl.create_default_context)
+
+
+@contextlib.contextmanager
+def _roots_read_once():
+    """Share TLS contexts: an Agent makes three HTTP clients, and each reads all roots anew."""
+    usual = ssl.create_default_context
+    ssl.create_default_context = _CONTEXT
+    try:
+        yield
+    finally:
+        ssl.create_default_context = usual
+
+
 class Boot:
     """Lets the agent's own start work on one tree after the other, in this process."""
 
@@ -159,8 +174,6 @@ class Boot:
             ca_file=None,
             ceiling=self.root / "none",
         )
-        # An Agent makes three HTTP clients, and each reads all root certificates anew.
-        ssl.create_default_context = functools.cache(ssl.create_default_context)
 
     def check(self, tree, *, leaves=None):
         """Return what is wrong with how the agent starts on ``tree``.
@@ -171,7 +184,8 @@ class Boot:
         """
         materialise(tree, self.root)
         try:
-            return asyncio.run(self._start(_complete(tree) - {leaves}, leaves))
+            with _roots_read_once():
+                return asyncio.run(self._start(_complete(tree) - {leaves}, leaves))
         except Exception as error:  # noqa: BLE001 - whatever it is, the agent did not start
             return [f"the agent's start failed: {error!r}"]
 
