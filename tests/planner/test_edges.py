@@ -269,8 +269,8 @@ def test_what_is_not_the_models_fault_is_waited_for(reason):
     assert "try later" in waiting.message
 
 
-def test_a_node_that_no_variant_is_for_is_incompatible_and_keeps_its_order():
-    fleet = fleet_of(3)
+def fail_on_the_first(fleet, reason, message):
+    """Bring a new version to all at once, and let it fail on one asked node; return its name."""
     fleet.policy = CAREFUL.model_copy(update={"steps": (Step(nodes="100%", bake="10s"),)})
     bring(fleet, TWO)
     assert fleet.run_until(lambda one: one.phase is RolloutPhase.STEPPING)
@@ -279,12 +279,14 @@ def test_a_node_that_no_variant_is_for_is_incompatible_and_keeps_its_order():
     first = min(n for n, o in fleet.orders.items() if o.desired.revision == candidate)
     node = fleet.nodes[first]
     node.epoch += 1
-    node.state, node.reason, node.message = (
-        NodeState.FAILED,
-        NodeReason.WRONG_VARIANT,
-        "needs a GPU",
-    )
+    node.state, node.reason, node.message = NodeState.FAILED, reason, message
     fleet._report(node)
+    return first
+
+
+def test_a_node_that_no_variant_is_for_is_incompatible_and_keeps_its_order():
+    fleet = fleet_of(3)
+    first = fail_on_the_first(fleet, NodeReason.WRONG_VARIANT, "needs a GPU")
     told = fleet.orders[first]
 
     assert fleet.run_until(lambda one: one.phase is RolloutPhase.COMPLETED)
@@ -293,26 +295,13 @@ def test_a_node_that_no_variant_is_for_is_incompatible_and_keeps_its_order():
 
     assert (serving(fleet, ONE), serving(fleet, TWO)) == (1, 2)
     assert fleet.status.nodes.incompatible == 1
-    assert fleet.orders[first].desired.revision == candidate
+    assert fleet.orders[first].desired.revision == told.desired.revision
     assert "1 cannot run it" in fleet.status.conditions[0].message
 
 
 def test_one_node_of_many_that_fails_asks_a_person_and_is_gone_on_without():
     fleet = fleet_of(10)
-    fleet.policy = CAREFUL.model_copy(update={"steps": (Step(nodes="100%", bake="10s"),)})
-    bring(fleet, TWO)
-    assert fleet.run_until(lambda one: one.phase is RolloutPhase.STEPPING)
-    fleet.run_for(timedelta(seconds=1))
-    candidate = fleet.rollout.spec.to.revision
-    first = min(n for n, o in fleet.orders.items() if o.desired.revision == candidate)
-    node = fleet.nodes[first]
-    node.epoch += 1
-    node.state, node.reason, node.message = (
-        NodeState.FAILED,
-        NodeReason.SELF_TEST_CRASHED,
-        "signal 11",
-    )
-    fleet._report(node)
+    first = fail_on_the_first(fleet, NodeReason.SELF_TEST_CRASHED, "signal 11")
 
     assert fleet.run_until(lambda one: one.phase is RolloutPhase.WAITING)
     fleet.run_for(timedelta(minutes=1))
