@@ -45,6 +45,27 @@ def test_it_is_said(rules, nodes, edited, says):
     assert says in baking(rules, nodes=nodes, edited=edited)
 
 
+def test_a_policy_that_is_edited_midway_moves_no_node_of_the_running_rollout():
+    """At the edit all nodes at once are allowed; the rollout goes on as it was begun."""
+    fleet = FleetSimulator(seed=1, nodes=4, policy=policy(1, "100%"), source=ONE)
+    run_until(fleet, fleet.is_quiet)
+    fleet.set_source(TWO)
+    run_until(fleet, lambda: fleet.rollout.status.phase == "Baking")
+    fleet.policy = policy("100%")
+
+    seen = []
+
+    def is_over():
+        if fleet.rollout.status.step == 1:
+            seen.append(fleet.status.nodes.on_candidate)
+        return fleet.rollout.status.phase == "Completed"
+
+    run_until(fleet, is_over)
+
+    assert fleet.rollout.spec.policy == policy(1, "100%")
+    assert max(seen) == 1
+
+
 def test_what_is_as_the_policy_says_needs_no_word():
     said = baking(policy(1, "100%"), nodes=4)
 

@@ -21,6 +21,11 @@ from linnet_operator.judge.verdicts import Verdict
 from linnet_operator.terms import step_template, threshold_spec
 
 _INDENT = "  "
+# Fewer failures of the nodes beside a step hardly tell a bad day from a bad model: three of them
+# are uncertain by half, ten by a third.
+_FEW_BESIDE = 10.0
+# Fewer in a window of a node hardly tell drift from chance.
+_FEW_IN_A_WINDOW = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,12 @@ def _sights(
     template = step_template(policy)
     return {
         step.first: {
-            compare.name: foresee(traffic.learned[compare.name], step, template)
+            compare.name: foresee(
+                traffic.learned[compare.name],
+                step,
+                template,
+                comparisons=len(policy.judge.compare),
+            )
             for compare in policy.judge.compare
             if compare.name in traffic.learned
         }
@@ -132,8 +142,32 @@ def _sight_warnings(
         found.append(f"{where}: needs about {late} to clear a healthy model; {then}")
     harm, seen_s = sight.harms[-1]
     if seen_s is None:
-        found.append(f"{where}: does not see the harm that detect names ({harm}) within {within}")
-    return found
+        least = "not even x100" if sight.smallest is None else f"from x{sight.smallest:g} on"
+        found.append(
+            f"{where}: does not see the harm that detect names ({harm}) within {within}, a rise "
+            f"by a factor {least}"
+        )
+    thin = _thin(sight, step, policy)
+    return [f"{text}{thin}" for text in found]
+
+
+def _thin(sight: Sight, step: StepAhead, policy: RolloutPolicySpec) -> str:
+    """Return what the counts lack and what would help; empty where they are not thin."""
+    if step.stable and sight.beside_failures < _FEW_BESIDE:
+        nodes = "node beside it fails" if step.stable == 1 else "nodes beside it fail"
+        return (
+            f". The {step.stable} {nodes} about {sight.beside_failures:.1f} times in that time, "
+            "too few to tell a bad day from a bad model: keep more of them (control), or wait "
+            "longer (decideWithin)"
+        )
+    if 0.0 < sight.window_failures < _FEW_IN_A_WINDOW:
+        window = parse_duration(policy.judge.history.window)
+        enough = say_duration(window.total_seconds() * _FEW_IN_A_WINDOW / sight.window_failures)
+        return (
+            f". A window ({format_duration(window)}) holds about {sight.window_failures:.1f} "
+            f"failures of a node, too few to tell drift from chance: use windows of {enough}"
+        )
+    return ""
 
 
 def _history_warnings(policy: RolloutPolicySpec, traffic: Traffic) -> list[str]:

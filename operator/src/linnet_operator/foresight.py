@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from math import fsum
+from math import fsum, log
 from typing import Final
 
 from linnet_api.durations import parse_duration
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_operator.judge.assess import StepInputs
-from linnet_operator.judge.compare import Detect, MetricLook, NodeCount, look
+from linnet_operator.judge.compare import EXCLUDABLE, Detect, MetricLook, NodeCount, look
 from linnet_operator.judge.learned import Learned, OwnHistory
 from linnet_operator.judge.verdicts import Verdict
 from linnet_operator.planner import quotas
@@ -59,11 +59,18 @@ class Sight:
         requests_per_s: Of all nodes of the step together.
         clears_s: When a healthy candidate is cleared; None: not within ten times decideWithin.
         harms: (its name, when it is seen); None: not within decideWithin.
+        smallest: The smallest factor that is seen within decideWithin; None: not even a hundred.
+        window_failures: How often a node fails in one window of the past, on average.
+        beside_failures: How often the nodes beside the step fail within decideWithin, all together:
+            what a bad day for the whole fleet is known by.
     """
 
     requests_per_s: float
     clears_s: float | None
     harms: tuple[tuple[str, float | None], ...]
+    smallest: float | None
+    window_failures: float
+    beside_failures: float
 
 
 def steps_ahead(policy: RolloutPolicySpec, *, eligible_count: int) -> tuple[StepAhead, ...]:
@@ -91,9 +98,11 @@ def steps_ahead(policy: RolloutPolicySpec, *, eligible_count: int) -> tuple[Step
     return tuple(found)
 
 
-def foresee(learned: Learned, step: StepAhead, template: StepInputs) -> Sight:
-    """Return what a comparison can see in a step."""
-    fleet = _Fleet(learned, step, template)
+def foresee(
+    learned: Learned, step: StepAhead, template: StepInputs, *, comparisons: int = 1
+) -> Sight:
+    """Return what a comparison can see in a step, beside others that see nothing."""
+    fleet = _Fleet(learned, step, template, comparisons=comparisons)
     within_s = step.decide_within.total_seconds()
     detect = template.detect
     named = f"x{detect.factor:g} or +{detect.floor:.3g} of requests"
@@ -105,13 +114,20 @@ def foresee(learned: Learned, step: StepAhead, template: StepInputs) -> Sight:
             (name, _earliest(partial(fleet.sees, harm=harm), within_s=within_s))
             for name, harm in (*harms, (named, detect))
         ),
+        smallest=_smallest(
+            lambda factor: fleet.sees(within_s, harm=Detect(factor=factor, floor=0.0))
+        ),
+        window_failures=fleet.window_failures,
+        beside_failures=fleet.failures_per_s_beside * within_s,
     )
 
 
 class _Fleet:
     """The nodes of a step and those beside them, each at its own rate and its own traffic."""
 
-    def __init__(self, learned: Learned, step: StepAhead, template: StepInputs) -> None:
+    def __init__(
+        self, learned: Learned, step: StepAhead, template: StepInputs, *, comparisons: int
+    ) -> None:
         nodes = [node for node in learned.nodes if node.requests > 0.0]
         windows = fsum(node.windows for node in nodes)
         requests = fsum(node.requests for node in nodes)
@@ -123,7 +139,14 @@ class _Fleet:
         chosen = _spread(nodes, step.nodes)
         self._candidates = [node.node for node in chosen if node.node in self._traffic]
         self._stable = sorted(self._traffic.keys() - set(self._candidates))
+        # The average with comparisons that see nothing: their e-values are as good as none.
+        self._dilution = log(comparisons)
         self.requests_per_s = fsum(self._traffic[node] for node in self._candidates)
+        self.failures_per_s_beside = fsum(
+            self._traffic[node] * self._rate[node] for node in self._stable
+        )
+        failures = fsum(node.failures for node in nodes)
+        self.window_failures = failures / windows if windows else 0.0
 
     def clears(self, at_s: float) -> bool:
         """Return whether a healthy candidate is cleared after so many seconds."""
@@ -132,7 +155,7 @@ class _Fleet:
     def sees(self, at_s: float, harm: Detect) -> bool:
         """Return whether a candidate with this harm is taken back after so many seconds."""
         found = self._look(at_s, harm)
-        return found.all_fail or found.log_e >= found.line
+        return found.all_fail or found.log_e >= found.line + self._dilution
 
     def _look(self, at_s: float, harm: Detect) -> MetricLook:
         template = self._template
@@ -161,6 +184,11 @@ def _spread(nodes: Sequence[OwnHistory], count: int) -> list[OwnHistory]:
     if count >= len(ordered):
         return ordered
     return [ordered[int((index + 0.5) * len(ordered) / count)] for index in range(count)]
+
+
+def _smallest(holds: Callable[[float], bool]) -> float | None:
+    """Return the smallest factor of the closed list for which it holds."""
+    return next((factor for factor in EXCLUDABLE if holds(factor)), None)
 
 
 def _earliest(holds: Callable[[float], bool], *, within_s: float) -> float | None:

@@ -47,7 +47,7 @@ from linnet_operator.learning import (
     learn_all,
     read_learned,
 )
-from linnet_operator.metrics import PLACEBO, PLACEBO_ALARM
+from linnet_operator.metrics import PLACEBO, PLACEBO_ALARM, PLACEBO_ALLOWED
 from linnet_operator.placebo import PlaceboTally, groups_by_lot, judge_placebo
 from linnet_operator.planner.model import (
     DeploymentView,
@@ -140,6 +140,7 @@ class Looks:
         self._clock = clock
         self._memory = _Memory(rollout_uid="")
         self._placebo = PlaceboTally(alpha=0.01)
+        self._since = clock()
 
     async def look(
         self, request: EvidenceRequest, *, deployment: DeploymentView, policy: RolloutPolicySpec
@@ -147,6 +148,7 @@ class Looks:
         """Return one look; a dead Prometheus is evidence (NoData), not an error."""
         if self._memory.rollout_uid != request.rollout_uid:
             self._memory = _Memory(rollout_uid=request.rollout_uid)
+        _begin_placebo_series(deployment.namespace, deployment.name)
         now = self._clock()
         source = self._sources.get(policy.judge.source)
         if source is None:
@@ -330,8 +332,14 @@ class Looks:
         )
 
     async def _look_at_placebo(self, question: _Question, inputs: StepInputs) -> None:
-        """Judge stable nodes as if they had changed, and tell when that goes wrong too often."""
+        """Judge stable nodes as if they had changed, and tell when that goes wrong too often.
+
+        Not in a step that began before this process did: its groups have been counted, and what
+        counts twice after each restart is no rate.
+        """
         request = question.request
+        if self._step_began(question) < self._since:
+            return
         lot = f"{request.rollout_uid}/{request.step}"
         groups = groups_by_lot(request.stable, size=len(request.candidates), lot=lot)
         if not groups or not any(metric.learned for metric in inputs.metrics):
@@ -344,6 +352,7 @@ class Looks:
         labels = (question.deployment.namespace, question.deployment.name)
         PLACEBO.labels(*labels, "Judged").inc(judged)
         PLACEBO.labels(*labels, "TakenBack").inc(taken_back)
+        PLACEBO_ALLOWED.labels(*labels).inc(judged * inputs.alpha)
         PLACEBO_ALARM.labels(*labels).set(tally.alarm)
         if tally.alarm and not was_ringing:
             log.warning(
@@ -438,6 +447,13 @@ def _words_at(
         window=at - min(since.values()),
         nodes=nodes,
     )
+
+
+def _begin_placebo_series(namespace: str, deployment: str) -> None:
+    """Show zero before anything is counted: what a series begins with is lost to ``increase()``."""
+    for outcome in ("Judged", "TakenBack"):
+        PLACEBO.labels(namespace, deployment, outcome)
+    PLACEBO_ALLOWED.labels(namespace, deployment)
 
 
 async def _counts(question: _Question, signal: Signal, times: Sequence[datetime]) -> Counts:

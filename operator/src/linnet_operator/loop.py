@@ -47,7 +47,14 @@ from linnet_operator.kube import (
     Resource,
 )
 from linnet_operator.looks import Looked
-from linnet_operator.metrics import LOOKS, PLAN_SECONDS, ROLLOUT_NODES, ROLLOUT_STEP, TURNS
+from linnet_operator.metrics import (
+    LOOKS,
+    PLAN_SECONDS,
+    ROLLOUT_NODES,
+    ROLLOUT_STEP,
+    ROLLOUT_WAITING,
+    TURNS,
+)
 from linnet_operator.planner.model import (
     DeploymentView,
     Evidence,
@@ -147,8 +154,9 @@ class Supervisor:
             if _is_ours(facts_of(entry, DeploymentFacts))
         }
         for uid in [uid for uid in self._loops if uid not in wanted]:
-            _, task = self._loops.pop(uid)
+            loop, task = self._loops.pop(uid)
             task.cancel()
+            loop.show_waiting("")
         for uid, entry in wanted.items():
             if uid not in self._loops:
                 loop = DeploymentLoop(self._shell, entry)
@@ -240,6 +248,7 @@ class DeploymentLoop:
         self._looker = shell.make_looker()
         # Rollout, step and verdict of the last look that was told: a verdict is news once.
         self._told: tuple[str, int, Verdict] | None = None
+        self._waits_for = ""
         self._looking = False
         self._resolved: Resolved | ResolveFailure | None = None
         self._wanted_source: str | None = None
@@ -469,6 +478,18 @@ class DeploymentLoop:
         ROLLOUT_NODES.labels(*labels, "refused").set(counts.refused)
         if made.rollout_status is not None:
             ROLLOUT_STEP.labels(*labels).set(made.rollout_status.step)
+        waiting = made.deployment_status.waiting_for
+        self.show_waiting(waiting.reason if waiting is not None else "")
+
+    def show_waiting(self, reason: str) -> None:
+        """Let the metric say what it waits for; empty: for nothing, or it is gone."""
+        if reason == self._waits_for:
+            return
+        if self._waits_for:
+            ROLLOUT_WAITING.remove(self._namespace, self._name, self._waits_for)
+        if reason:
+            ROLLOUT_WAITING.labels(self._namespace, self._name, reason).set(1)
+        self._waits_for = reason
 
 
 def _is_ours(facts: DeploymentFacts) -> bool:

@@ -1,4 +1,7 @@
-"""The operator's own metrics; names are a promise (DESIGN, section 4)."""
+"""The operator's own metrics; names are a promise (DESIGN, section 4).
+
+``charts/linnet/monitoring`` holds alerts on them.
+"""
 
 from typing import Final
 
@@ -54,10 +57,17 @@ PLACEBO: Final = prometheus_client.Counter(
     ("namespace", "deployment", "outcome"),
     registry=REGISTRY,
 )
+PLACEBO_ALLOWED: Final = prometheus_client.Counter(
+    "linnet_judge_placebo_allowed",
+    "How many of those groups falseRollback allows to be taken back: its sum over all groups.",
+    ("namespace", "deployment"),
+    registry=REGISTRY,
+)
 PLACEBO_ALARM: Final = prometheus_client.Gauge(
     "linnet_judge_placebo_alarm",
-    "1 where more placebo groups would have been taken back than falseRollback can explain: do not "
-    "trust the judge on this fleet, look at its history and its metrics.",
+    "1 where more placebo groups would have been taken back, since the operator started, than "
+    "falseRollback can explain: do not trust the judge on this fleet, look at its history and its "
+    "metrics.",
     ("namespace", "deployment"),
     registry=REGISTRY,
 )
@@ -65,6 +75,12 @@ ROLLOUT_STEP: Final = prometheus_client.Gauge(
     "linnet_rollout_step",
     "The step that a running rollout is at, from 1.",
     ("namespace", "deployment"),
+    registry=REGISTRY,
+)
+ROLLOUT_WAITING: Final = prometheus_client.Gauge(
+    "linnet_rollout_waiting",
+    "1 for what a deployment waits for now (status.waitingFor.reason); no series: for nothing.",
+    ("namespace", "deployment", "reason"),
     registry=REGISTRY,
 )
 ROLLOUT_NODES: Final = prometheus_client.Gauge(

@@ -1,6 +1,8 @@
 """``linnet lint``: before the rollout, what a policy would see of the real fleet, and when."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -176,6 +178,39 @@ def test_a_file_without_a_policy_is_misuse(linnet, tmp_path):
 
     assert linnet(None, "lint", str(path)).code == Exit.USAGE
     assert linnet(None, "lint", str(tmp_path / "gone")).code == Exit.ERROR
+
+
+def test_without_the_operators_libraries_prometheus_cannot_be_read_and_it_is_said(
+    settled, linnet, policy, monkeypatch
+):
+    """The extra `cli` has no aiohttp."""
+    for module in ("linnet_operator.history", "linnet_operator.prometheus"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delitem(sys.modules, "linnet_operator.promapi", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+
+    outcome = linnet(settled(past()), "lint", policy(), "--prometheus", "http://127.0.0.1:9")
+
+    assert outcome.code == Exit.ERROR
+    assert "--prometheus needs aiohttp: install linnet with its extra 'operator'" in outcome.err
+
+
+@pytest.mark.slow
+def test_all_else_needs_nothing_but_the_extra_of_the_command_line(policy):
+    absent = ("aiohttp", "kopf", "kubernetes", "prometheus_client", "onnxruntime", "numpy")
+    script = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"
+        "from linnet_cli.__main__ import main\n"
+        f"sys.argv = ['linnet', 'lint', {policy()!r}, '--offline']\n"
+        "sys.exit(int(main()))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert (done.returncode, done.stdout) == (Exit.OK, "careful: can be used\n"), done.stderr
 
 
 def test_nobody_names_the_policy(linnet, stories, policy):

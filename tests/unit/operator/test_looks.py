@@ -1,5 +1,6 @@
 """Looks: a dead source is evidence, history is frozen, strangers and skewed clocks are seen."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -168,7 +169,7 @@ def cache():
 @pytest.fixture
 def looks(kube, cache, metrics):
     sources = {"default": metrics}
-    return lambda: Looks(kube, cache, Inline(), sources=sources, clock=lambda: NOON)
+    return lambda clock=lambda: NOON: Looks(kube, cache, Inline(), sources=sources, clock=clock)
 
 
 def put_rollout(cache, evidence):
@@ -492,19 +493,43 @@ async def test_a_preset_without_reports_of_its_own_has_no_requests_to_fit(
     assert looked.evidence.verdict in {Verdict.PASS, Verdict.UNDECIDED}
 
 
+def placebo(outcome):
+    labels = {"namespace": "factory", "deployment": "digits", "outcome": outcome}
+    return REGISTRY.get_sample_value("linnet_judge_placebo_total", labels) or 0.0
+
+
+def allowed():
+    labels = {"namespace": "factory", "deployment": "digits"}
+    return REGISTRY.get_sample_value("linnet_judge_placebo_allowed_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("began", "counted"), [(timedelta(minutes=6), 2), (timedelta(minutes=4), 0)]
+)
 async def test_stable_nodes_are_judged_as_if_they_had_changed_and_counted_once(
-    looks, kube, cache, metrics
+    looks, kube, cache, metrics, began, counted
 ):
+    """Once over restarts too: an operator that comes to a step midway does not count it again."""
     await look_back_and_keep(looks, kube, cache)
     metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
-    looker = looks()
+    times = iter([NOON - began, NOON, NOON])
+    looker = looks(clock=lambda: next(times))
 
-    def counted(outcome):
-        labels = {"namespace": "factory", "deployment": "digits", "outcome": outcome}
-        return REGISTRY.get_sample_value("linnet_judge_placebo_total", labels) or 0.0
+    before = placebo("Judged"), placebo("TakenBack"), allowed()
+    for _ in range(2):
+        await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
 
-    before = counted("Judged"), counted("TakenBack")
-    await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
-    await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+    assert placebo("Judged") == before[0] + counted
+    assert placebo("TakenBack") == before[1]
+    assert allowed() == pytest.approx(before[2] + counted * 0.01)
 
-    assert (counted("Judged"), counted("TakenBack")) == (before[0] + 2, before[1])
+
+async def test_the_placebo_is_shown_as_zero_before_anything_is_counted(looks, metrics):
+    """What a counter begins with is lost to increase()."""
+    metrics.no_data = "down"
+    other = dataclasses.replace(DEPLOYMENT, name="letters")
+
+    await looks().look(request(), deployment=other, policy=policy())
+
+    labels = {"namespace": "factory", "deployment": "letters", "outcome": "TakenBack"}
+    assert REGISTRY.get_sample_value("linnet_judge_placebo_total", labels) == 0.0

@@ -170,3 +170,24 @@ def test_a_context_is_made_anew_only_when_a_file_changes(secret):
     secret(ca_crt="broken")
     with pytest.raises(CredentialsError):
         credentials.tls()
+
+
+def test_credentials_are_read_from_a_secret_as_kubelet_mounts_it(tmp_path):
+    """Files are links into a directory that is swapped as a whole."""
+    mount = tmp_path / "far"
+    mount.mkdir()
+
+    def put(version, token):
+        (mount / version).mkdir()
+        (mount / version / "token").write_text(token)
+        (mount / "..data_tmp").symlink_to(version)
+        (mount / "..data_tmp").replace(mount / "..data")
+
+    put("..2026_11_21_01", "old\n")
+    (mount / "token").symlink_to("..data/token")
+    credentials = Credentials(mount)
+    before = credentials.headers()
+    put("..2026_11_21_02", "new")
+
+    assert before == {"Authorization": "Bearer old"}
+    assert credentials.headers() == {"Authorization": "Bearer new"}
