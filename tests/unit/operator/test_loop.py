@@ -28,7 +28,7 @@ from linnet_operator.kube import (
 )
 from linnet_operator.looks import Looked
 from linnet_operator.loop import Shell, Supervisor
-from linnet_operator.metrics import TURNS
+from linnet_operator.metrics import REGISTRY, TURNS
 from linnet_operator.planner.model import Evidence
 
 pytestmark = pytest.mark.slow
@@ -405,3 +405,31 @@ async def test_rule_11_a_settled_deployment_writes_nothing_turn_after_turn(world
     await world.until(lambda: settled._value.get() >= turns + 3)
 
     assert len(world.kube.writes) == writes
+
+
+def waits_for():
+    """Return what the metric says that deployments wait for."""
+    return {
+        sample.labels["deployment"]: sample.labels["reason"]
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == "linnet_rollout_waiting"
+    }
+
+
+async def test_what_a_deployment_waits_for_is_one_series_until_it_goes_on_or_is_gone(world):
+    def said():
+        deployment = world.kube.objects[MODEL_DEPLOYMENTS.kind, "factory", "waits"]
+        return (deployment.get("status", {}).get("waitingFor") or {}).get("reason")
+
+    world.want("waits", judge=THRESHOLD)
+    await world.start(Dead())
+    await world.until(lambda: said() == "Evidence")
+    await world.until(lambda: waits_for().get("waits") == "Evidence")
+    world.want("serves")
+    await world.until(lambda: world.reason("serves") == "Serving")
+    assert "serves" not in waits_for()
+
+    world.kube.remove(MODEL_DEPLOYMENTS, namespace="factory", name="waits")
+
+    await world.until(lambda: "waits" not in waits_for())
