@@ -204,6 +204,7 @@ def test_metrics_are_well_formed_and_count_what_was_asked(client):
         "linnet_batch_rows",
         "linnet_swap_duration_seconds",
         "linnet_swap_stall_seconds",
+        "linnet_trace_spans_total",
     }
 
 

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         help="listen on the network without tokens: something else keeps strangers off",
     )
     add("--access-log", action="store_const", const=True, help="write a line for each request")
+    add("--otlp-endpoint", metavar="URL", help="the collector that gets spans (default: none)")
     add("--engine-cache", metavar="DIR", help="engines for this GPU (default DIR/engines)")
     add(
         "--model",

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from linnet_server.access import Access, AccessError, open_access
 from linnet_server.access_log import log_http
+from linnet_server.budget import BodyBudget
 from linnet_server.catalog import Catalog
 from linnet_server.control import BODY_LIMIT_BYTES, ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
@@ -36,6 +38,7 @@ from linnet_server.standalone import ModelPathError, find_models
 
 if TYPE_CHECKING:
     from linnet_server.public_grpc import GrpcListener
+    from linnet_server.span_export import SpanExport
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,9 @@ async def serve(settings: Settings) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Raises:
-        StartError: An address is taken, the control socket cannot be made, a file of tokens or
-            certificates is of no use, or a bare model cannot be served.
+        StartError: An address is taken, the control socket or the port file cannot be made, a file
+            of tokens or certificates is of no use, a bare model cannot be served, or what spans
+            need is not installed.
     """
     try:
         access = open_access(settings.token_file, settings.tls)
@@ -115,12 +119,15 @@ async def _run(
         replace=settings.replace,
     )
     plane = DataPlane(catalog, deadline_s=settings.deadline_s, new_id=number_ids(uuid.uuid4().hex))
-    public = PublicApp(plane, metrics, stopping=stopping, tokens=access.tokens)
+    spans = _open_spans(settings.otlp_endpoint, metrics)
+    public = PublicApp(plane, metrics, stopping=stopping, tokens=access.tokens, spans=spans)
+    budget = BodyBudget(settings.max_body_bytes)
     listeners: list[Listener] = [
         HttpListener(
             public.respond,
             http_socket,
             max_body_bytes=settings.max_body_bytes,
+            budget=budget,
             tls=access.tls_context,
             observe=log_http if settings.access_log else None,
         )
@@ -132,19 +139,23 @@ async def _run(
         )
     ports = [http_socket.getsockname()[1]]
     if settings.grpc is not None:
-        grpc_listener = _bind_grpc(plane, settings.grpc, settings, access, stopping)
+        grpc_listener = _bind_grpc(plane, settings.grpc, settings, access, stopping, budget, spans)
         listeners.append(grpc_listener)
         ports.append(grpc_listener.port)
+    for listener in listeners:
+        await listener.start()
+    if spans is not None:
+        spans.start()
+    if settings.port_file is not None:
+        _write_ports(settings.port_file, ports)
+    log.info("server.listening", extra={"ports": ports, "pid": os.getpid()})
     async with asyncio.TaskGroup() as tasks:
-        for listener in listeners:
-            await listener.start()
-        if settings.port_file is not None:
-            _write_ports(settings.port_file, ports)
-        log.info("server.listening", extra={"ports": ports, "pid": os.getpid()})
         boot = tasks.create_task(_boot(catalog, settings, bare, stopping))
         await stopping.wait()
         boot.cancel()
         await asyncio.gather(*(listener.stop(settings.drain_s) for listener in listeners))
+        if spans is not None:
+            await spans.stop()
     failures = catalog.failures() if settings.standalone else ()
     await catalog.close()
     if failures:
@@ -224,6 +235,8 @@ def _bind_grpc(
     settings: Settings,
     access: Access,
     stopping: asyncio.Event,
+    budget: BodyBudget,
+    spans: "SpanExport | None",
 ) -> "GrpcListener":
     from linnet_server.public_grpc import GrpcListener  # noqa: PLC0415 - 10 MiB, where wanted
 
@@ -232,15 +245,33 @@ def _bind_grpc(
             plane,
             address=address,
             max_body_bytes=settings.max_body_bytes,
+            budget=budget,
             stopping=stopping,
             access=access,
             access_log=settings.access_log,
+            spans=spans,
         )
     except OSError as exc:
         raise StartError(str(exc)) from exc
 
 
+def _open_spans(endpoint: str | None, metrics: Metrics) -> "SpanExport | None":
+    if endpoint is None:
+        return None
+    try:
+        from linnet_server.span_export import SpanExport  # noqa: PLC0415 - 8 MiB, where wanted
+    except ModuleNotFoundError as exc:
+        raise StartError(
+            f"--otlp-endpoint {endpoint} needs the extra 'tracing', and {exc.name} is not there: "
+            "pip install 'linnet[agent,tracing]', or unset the endpoint"
+        ) from exc
+    return SpanExport(endpoint, fates=metrics.bind_spans(), clock_ns=time.time_ns)
+
+
 def _write_ports(path: Path, ports: Sequence[int]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text("".join(f"{port}\n" for port in ports))
-    draft.replace(path)
+    try:
+        draft.write_text("".join(f"{port}\n" for port in ports))
+        draft.replace(path)
+    except OSError as exc:
+        raise StartError(f"cannot write {path}: {exc.strerror}") from exc

@@ -19,6 +19,7 @@ from linnet_server.metrics import Outcome
 from linnet_server.protocol import InferRequest, Signature
 from linnet_server.revisions import LoadedRevision
 from linnet_server.tensors import Array
+from linnet_server.tracing import Span
 
 Parse = Callable[[Signature], InferRequest]
 """Reads the request against the model's signature; raises a ClientError where it does not fit."""
@@ -44,6 +45,7 @@ class DataPlane:
         parse: Parse,
         render: Render[T],
         deadline_s: float | None = None,
+        span: Span | None = None,
     ) -> T | Awaitable[T]:
         """Return the rendered answer of the revision that serves ``name`` now, or what will be it.
 
@@ -53,11 +55,16 @@ class DataPlane:
             parse: Reads the request.
             render: Writes the answer.
             deadline_s: Seconds that the client still waits; the server's own bound where None.
+            span: Is told what was asked; None where nobody records it.
 
         Raises:
             ServerError: Why there is no answer; ``asked`` names the revision, where one was picked.
         """
+        if span is not None:
+            span.model, span.version = name, version
         call = _Call(self.catalog.pick(name, version), self._new_id, render)
+        if span is not None:
+            span.record = call.loaded.record
         try:
             request = parse(call.loaded.session.signature)
             arrays = call.loaded.lane.run_now(

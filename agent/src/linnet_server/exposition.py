@@ -1,7 +1,8 @@
 """Counters, gauges and histograms in Prometheus' text format, for one thread.
 
-- Only the loop's thread counts and renders: no locks. That, and the web server that comes with
-  `prometheus_client` (5 MiB of a server that has its own), are why it is not used here.
+- One thread counts a metric (the loop's, but for spans), and the loop's renders: no locks. That,
+  and the web server that comes with `prometheus_client` (5 MiB of a server that has its own), are
+  why it is not used here.
 - A family without series is still described: who scrapes learns its name and type.
 
 Source: the text format 0.0.4, `docs/instrumenting/exposition_formats.md` of Prometheus.

@@ -29,6 +29,7 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
+from linnet_server.budget import TOO_MANY, BodyBudget
 from linnet_server.errors import BadRequestError, ServerError, TooLargeError
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ LINGER_S: Final = 2.0
 
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_CONNECTIONS: Final = 4096
-HELD_BODIES: Final = 4
-"""So many bodies of the largest size may be here at once, read or being read; then it is a 503."""
 _MAX_WAITING: Final = 64
 _JOIN_BYTES: Final = 64 << 10
 _LENGTH_DIGITS: Final = 18
@@ -119,6 +118,8 @@ class HttpListener:
         handler: Answers the requests.
         sock: Bound; it is listened on here.
         max_body_bytes: A longer body is a 413.
+        budget: What all bodies together may have, with those of other listeners; None: there are
+            none.
         tls: What connections must speak; None: nothing but HTTP.
         observe: For the access log; None: there is none.
     """
@@ -129,15 +130,15 @@ class HttpListener:
         sock: socket.socket,
         *,
         max_body_bytes: int,
+        budget: BodyBudget | None = None,
         tls: ssl.SSLContext | None = None,
         observe: Observe | None = None,
     ) -> None:
         self.handler: Final = handler
         self.max_body_bytes: Final = max_body_bytes
+        self.budget: Final = budget or BodyBudget(max_body_bytes)
         self.tls: Final = tls
         self.observe: Final = observe
-        self.held_bytes = 0
-        """Of all bodies that are not answered yet."""
         self.stopping = False
         self._socket = sock
         self._connections: set[_Connection] = set()
@@ -314,9 +315,8 @@ class _Connection(asyncio.Protocol):
         if self._body_bytes > self._listener.max_body_bytes:
             raise _RefusedError.too_large(self._listener.max_body_bytes)
         self._held_bytes += len(part)
-        self._listener.held_bytes += len(part)
-        if self._listener.held_bytes > HELD_BODIES * self._listener.max_body_bytes:
-            raise _RefusedError(503, "too many bytes of requests are here already")
+        if not self._listener.budget.take(len(part)):
+            raise _RefusedError(503, TOO_MANY)
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
@@ -424,7 +424,7 @@ class _Connection(asyncio.Protocol):
 
     def _release(self, count: int) -> None:
         self._held_bytes -= count
-        self._listener.held_bytes -= count
+        self._listener.budget.give_back(count)
 
     def _refuse(self, status: int, sentence: str) -> None:
         """Answer with an error, and end: what comes after cannot be told apart from a request."""

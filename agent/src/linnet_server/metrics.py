@@ -38,6 +38,14 @@ class Verdict(StrEnum):
     WRONG = "wrong"
 
 
+class SpanFate(StrEnum):
+    """What became of a span that was to be exported."""
+
+    EXPORTED = "exported"
+    DROPPED = "dropped"
+    FAILED = "failed"
+
+
 class SwapPhase(StrEnum):
     """What a swap is made of."""
 
@@ -112,6 +120,17 @@ class Metrics:
             ("namespace", "deployment", "phase"),
             edges=_STALL_S,
         )
+
+        self._spans = self._registry.counter(
+            "linnet_trace_spans_total",
+            "Spans of requests, by what became of them: exported, dropped because too many were "
+            "waiting, failed because the collector did not take them.",
+            ("outcome",),
+        )
+
+    def bind_spans(self) -> dict[SpanFate, Counter]:
+        """Return the series of spans; from now on they exist."""
+        return {fate: self._spans.labels(fate) for fate in SpanFate}
 
     def bind(self, record: ServingRecord) -> RevisionMetrics:
         """Return the series of ``record``'s revision; from now on they exist."""

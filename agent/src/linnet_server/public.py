@@ -14,7 +14,7 @@ A version is a revision or its number.
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from linnet_server.access import Tokens
 from linnet_server.coding import inflate
@@ -50,7 +50,10 @@ from linnet_server.revisions import LoadedRevision
 from linnet_server.tensors import Array
 from linnet_server.tracing import ANSWER_HEADER as TRACE_ANSWER_HEADER
 from linnet_server.tracing import HEADER as TRACE_HEADER
-from linnet_server.tracing import read_trace
+from linnet_server.tracing import Span, Trace, read_trace
+
+if TYPE_CHECKING:
+    from linnet_server.span_export import SpanExport
 
 _JSON_BYTES_HEADER: Final = b"inference-header-content-length"
 _BINARY: Final = (b"content-type", b"application/octet-stream")
@@ -68,34 +71,58 @@ class PublicApp:
         *,
         stopping: asyncio.Event,
         tokens: Tokens | None = None,
+        spans: "SpanExport | None" = None,
     ) -> None:
         self._plane = plane
         self._catalog = plane.catalog
         self._metrics = metrics
         self._stopping = stopping
         self._tokens = tokens
+        self._spans = spans
         self._server = server_metadata()
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Answer one request, at once where that is possible."""
+        if TRACE_HEADER in request.headers:
+            trace = read_trace(request.headers[TRACE_HEADER])
+            if trace is not None:
+                return self._respond_traced(request, trace)
+        answer = self._respond(request, None)
+        return answer if isinstance(answer, Response) else _explain_later(request, answer)
+
+    def _respond_traced(self, request: Request, trace: Trace) -> Response | Awaitable[Response]:
+        """Answer with our span in the client's trace, and export it where somebody wants it."""
+        span = None if self._spans is None else self._spans.begin(trace)
+
+        def end(response: Response) -> Response:
+            if self._spans is not None and span is not None:
+                self._spans.end(span, status=response.status)
+            return response._replace(
+                headers=(*response.headers, (TRACE_ANSWER_HEADER, trace.answer))
+            )
+
+        async def end_later(later: Awaitable[Response]) -> Response:
+            return end(await _explain_later(request, later))
+
+        answer = self._respond(request, span)
+        return end(answer) if isinstance(answer, Response) else end_later(answer)
+
+    def _respond(self, request: Request, span: Span | None) -> Response | Awaitable[Response]:
         try:
             if self._tokens is not None and request.path not in _OPEN_PATHS:
                 self._tokens.check(request.headers.get(b"authorization"))
-            answer = self._respond(request)
+            return self._route(request, span)
         except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
-            answer = _explain(request, error)
-        if isinstance(answer, Response):
-            return _trace(request, answer) if TRACE_HEADER in request.headers else answer
-        return _explain_later(request, answer)
+            return _explain(request, error)
 
-    def _respond(self, request: Request) -> Response | Awaitable[Response]:
+    def _route(self, request: Request, span: Span | None) -> Response | Awaitable[Response]:
         match request.path.split("/")[1:]:
             case ["v2", "models", name, "infer"]:
                 _expect(request, "POST")
-                return self._infer(request, name, None)
+                return self._infer(request, name, None, span)
             case ["v2", "models", name, "versions", version, "infer"]:
                 _expect(request, "POST")
-                return self._infer(request, name, version)
+                return self._infer(request, name, version, span)
             case ["v2", "models", name, "feedback"]:
                 _expect(request, "POST")
                 return self._take_feedback(request, name)
@@ -134,7 +161,7 @@ class PublicApp:
         return json_response({"name": name, "ready": True}, headers=loaded.headers)
 
     def _infer(
-        self, request: Request, name: str, version: str | None
+        self, request: Request, name: str, version: str | None, span: Span | None
     ) -> Response | Awaitable[Response]:
         def parse(signature: Signature) -> InferRequest:
             json_bytes = read_length(request, _JSON_BYTES_HEADER)
@@ -142,7 +169,7 @@ class PublicApp:
             body = request.body if coding is None else inflate(request.body, coding)
             return parse_infer(body, json_bytes=json_bytes, signature=signature)
 
-        return self._plane.infer(name, version, parse=parse, render=_render)
+        return self._plane.infer(name, version, parse=parse, render=_render, span=span)
 
     def _take_feedback(self, request: Request, name: str) -> Response:
         document: dict[str, Any] = parse_object(request.body)
@@ -158,18 +185,9 @@ class PublicApp:
 
 async def _explain_later(request: Request, answer: Awaitable[Response]) -> Response:
     try:
-        response = await answer
+        return await answer
     except Exception as error:  # noqa: BLE001 - the outermost place; it is logged
-        response = _explain(request, error)
-    return _trace(request, response) if TRACE_HEADER in request.headers else response
-
-
-def _trace(request: Request, response: Response) -> Response:
-    """Return ``response`` with our span in the client's trace, where it has named one."""
-    trace = read_trace(request.headers.get(TRACE_HEADER))
-    if trace is None:
-        return response
-    return response._replace(headers=(*response.headers, (TRACE_ANSWER_HEADER, trace.answer)))
+        return _explain(request, error)
 
 
 def _explain(request: Request, error: Exception) -> Response:

@@ -4,26 +4,36 @@
 - A client's deadline counts where it is shorter than the server's.
 - Every answer names revision and model digest, in its parameters; an error in its trailing
   metadata.
-- A message above the size of a body is refused by gRPC itself; connections that only idle, or ping
-  without end, are closed.
+- A message above the size of a body is refused by gRPC itself, and so are more calls at once than
+  `MAX_CALLS`; connections that only idle, or ping without end, are closed.
+- The messages that are here at once share one budget with the bodies that come over HTTP. A message
+  that is still arriving is not in it: gRPC tells nobody of one before it is whole. Hence a token is
+  looked at before.
 
 The module `grpc` costs 10 MiB: it is imported where an address is given, and nowhere else.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from linnet_server import inference_pb2 as pb
-from linnet_server.access import Access, TlsFiles
+from linnet_server.access import Access, TlsFiles, Tokens
 from linnet_server.access_log import log_grpc
+from linnet_server.budget import TOO_MANY, BodyBudget
 from linnet_server.dataplane import DataPlane
-from linnet_server.errors import BadRequestError, NotFoundError, NotReadyError, ServerError
+from linnet_server.errors import (
+    BadRequestError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    ServerError,
+)
 from linnet_server.protocol import InferRequest, Signature, server_metadata
 from linnet_server.protocol_grpc import (
     parse_infer_message,
@@ -32,11 +42,15 @@ from linnet_server.protocol_grpc import (
 )
 from linnet_server.revisions import LoadedRevision
 from linnet_server.tensors import Array
-from linnet_server.tracing import Trace, read_trace
+from linnet_server.tracing import Span, Trace, read_trace
+
+if TYPE_CHECKING:
+    from linnet_server.span_export import SpanExport
 
 log = logging.getLogger(__name__)
 
 SERVICE: Final = "inference.GRPCInferenceService"
+_OPEN_METHODS: Final = frozenset({"ServerLive", "ServerReady"})
 
 _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -54,12 +68,22 @@ CONNECTION_GRACE_S: Final = 120
 """A connection is asked to end after the one, and ended after the other: a call that has begun and
 never says its message to the end would stay for ever. Clients connect again by themselves."""
 
+MAX_CALLS: Final = 4096
+"""As many as there may be connections over HTTP; one more is RESOURCE_EXHAUSTED, by gRPC itself."""
+
 _FRAME_BYTES: Final = 64 << 10
 """What a message may have beside its tensors."""
 
 Question = TypeVar("Question", bound=Message)
 Context = Any
 """A ``grpc.aio.ServicerContext``; grpc has no types."""
+
+
+class _Call(NamedTuple):
+    """What a method may need to know beside its message."""
+
+    context: Context
+    span: Span | None
 
 
 class GrpcListener:
@@ -71,16 +95,21 @@ class GrpcListener:
         *,
         address: str,
         max_body_bytes: int,
+        budget: BodyBudget,
         stopping: asyncio.Event,
         access: Access,
         access_log: bool,
+        spans: "SpanExport | None" = None,
     ) -> None:
         self._plane = plane
         self._catalog = plane.catalog
         self._stopping = stopping
+        self._budget = budget
         self._tokens = access.tokens
+        self._spans = spans
         self._log = log_grpc if access_log else None
         self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=MAX_CALLS,
             options=(
                 ("grpc.max_receive_message_length", max_body_bytes + _FRAME_BYTES),
                 ("grpc.max_send_message_length", -1),
@@ -93,11 +122,9 @@ class GrpcListener:
                 ("grpc.max_connection_idle_ms", 600_000),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_S * 1000),
                 ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_S * 1000),
-            )
+            ),
         )
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, self._methods()),)
-        )
+        self._server.add_generic_rpc_handlers((self._methods(),))
         self.port: Final[int] = _bind(self._server, address, access.tls)
 
     async def start(self) -> None:
@@ -108,70 +135,86 @@ class GrpcListener:
         """Take no new requests; those under way have ``grace_s`` seconds to end."""
         await self._server.stop(grace_s)
 
-    def _methods(self) -> dict[str, Any]:
-        return {
-            "ServerLive": self._unary(pb.ServerLiveRequest, self._server_live, is_open=True),
-            "ServerReady": self._unary(pb.ServerReadyRequest, self._server_ready, is_open=True),
-            "ModelReady": self._unary(pb.ModelReadyRequest, self._model_ready),
-            "ServerMetadata": self._unary(pb.ServerMetadataRequest, self._server_metadata),
-            "ModelMetadata": self._unary(pb.ModelMetadataRequest, self._model_metadata),
-            "ModelInfer": self._unary(pb.ModelInferRequest, self._model_infer),
-        }
+    def _methods(self) -> "_Methods":
+        ours = (
+            self._unary(pb.ServerLiveRequest, self._server_live),
+            self._unary(pb.ServerReadyRequest, self._server_ready),
+            self._unary(pb.ModelReadyRequest, self._model_ready),
+            self._unary(pb.ServerMetadataRequest, self._server_metadata),
+            self._unary(pb.ModelMetadataRequest, self._model_metadata),
+            self._unary(pb.ModelInferRequest, self._model_infer),
+        )
+        return _Methods(dict(ours), self._tokens, self._refuse)
 
     def _unary(
-        self,
-        question: type[Question],
-        answer: Callable[[Question, Context], Awaitable[Message]],
-        *,
-        is_open: bool = False,
-    ) -> Any:  # noqa: ANN401 - grpc has no types
-        """Return ``answer`` as a method whose errors are statuses with a sentence.
-
-        Args:
-            question: The message that it takes.
-            answer: What answers it.
-            is_open: Whether it needs no token.
-        """
+        self, question: type[Question], answer: Callable[[Question, _Call], Awaitable[Message]]
+    ) -> tuple[str, object]:
+        """Return ``answer`` as a method, with its name."""
         name = question.DESCRIPTOR.name.removesuffix("Request")
 
         async def handle(raw: bytes, context: Context) -> Message:
-            asked_at = monotonic()
-            asked = dict(context.invocation_metadata() or ())
-            trace = read_trace(_to_bytes(asked.get("traceparent")))
-            if trace is not None:
-                context.set_trailing_metadata(_trail(trace))
-            code = "OK"
+            async def parse_and_answer(call: _Call) -> Message:
+                if not self._budget.take(len(raw)):
+                    raise OverloadedError(TOO_MANY)
+                return await answer(_parse(question, raw), call)
+
             try:
-                if self._tokens is not None and not is_open:
-                    self._tokens.check(_to_bytes(asked.get("authorization")))
-                return await answer(_parse(question, raw), context)
-            except ServerError as error:
-                code = _CODES[error.status].name
-                await context.abort(_CODES[error.status], str(error), _tell(error, trace))
-            except Exception:
-                code = "INTERNAL"
-                log.exception("server.unexpected", extra={"path": name})
-                await context.abort(
-                    grpc.StatusCode.INTERNAL, "the server failed; its log says why", _trail(trace)
-                )
+                return await self._respond(name, context, parse_and_answer)
             finally:
-                if self._log is not None:
-                    self._log(name, code, monotonic() - asked_at, trace)
-            raise AssertionError("abort raises")
+                self._budget.give_back(len(raw))
 
         # No deserializer: what it cannot read would be an error of the server's, with a traceback.
-        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialize)
+        return name, grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialize)
 
-    async def _server_live(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:
+    def _refuse(self, name: str, error: ServerError) -> object:
+        """Return a method that refuses with ``error`` and reads no message."""
+
+        async def handle(_: object, context: Context) -> Message:
+            async def refuse(_: _Call) -> Message:
+                raise error
+
+            return await self._respond(name, context, refuse)
+
+        return grpc.stream_unary_rpc_method_handler(handle, response_serializer=_serialize)
+
+    async def _respond(
+        self, name: str, context: Context, answer: Callable[[_Call], Awaitable[Message]]
+    ) -> Message:
+        """Return what ``answer`` returns; what it raises is a status with a sentence."""
+        asked_at = monotonic()
+        trace = read_trace(_find(context.invocation_metadata(), "traceparent"))
+        span: Span | None = None
+        if trace is not None:
+            context.set_trailing_metadata(_trail(trace))
+            span = None if self._spans is None else self._spans.begin(trace)
+        code, status = grpc.StatusCode.OK, 200
+        try:
+            return await answer(_Call(context, span))
+        except ServerError as error:
+            code, status = _CODES[error.status], error.status
+            await context.abort(code, str(error), _tell(error, trace))
+        except asyncio.CancelledError:
+            code, span = grpc.StatusCode.CANCELLED, None  # nobody gets an answer
+            raise
+        except Exception:
+            code, status = grpc.StatusCode.INTERNAL, 500
+            log.exception("server.unexpected", extra={"path": name})
+            await context.abort(code, "the server failed; its log says why", _trail(trace))
+        finally:
+            if self._spans is not None and span is not None:
+                self._spans.end(span, status=status, grpc_code=code.value[0])
+            if self._log is not None:
+                self._log(name, code.name, monotonic() - asked_at, trace)
+        raise AssertionError("abort raises")
+
+    async def _server_live(self, _: pb.ServerLiveRequest, __: _Call) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, _: pb.ServerReadyRequest, __: Context) -> pb.ServerReadyResponse:
+    async def _server_ready(self, _: pb.ServerReadyRequest, __: _Call) -> pb.ServerReadyResponse:
         ready = self._catalog.ready and not self._stopping.is_set()
         return pb.ServerReadyResponse(ready=ready)
 
-    async def _model_ready(
-        self, question: pb.ModelReadyRequest, _: Context
-    ) -> pb.ModelReadyResponse:
+    async def _model_ready(self, question: pb.ModelReadyRequest, _: _Call) -> pb.ModelReadyResponse:
         try:
             self._catalog.pick(question.name, question.version or None)
         except (NotReadyError, NotFoundError):
@@ -184,13 +227,13 @@ class GrpcListener:
         return pb.ServerMetadataResponse(**server_metadata())
 
     async def _model_metadata(
-        self, question: pb.ModelMetadataRequest, _: Context
+        self, question: pb.ModelMetadataRequest, _: _Call
     ) -> pb.ModelMetadataResponse:
         loaded = self._catalog.pick(question.name, question.version or None)
         return render_metadata_message(loaded.metadata())
 
     async def _model_infer(
-        self, question: pb.ModelInferRequest, context: Context
+        self, question: pb.ModelInferRequest, call: _Call
     ) -> pb.ModelInferResponse:
         def parse(signature: Signature) -> InferRequest:
             return parse_infer_message(question, signature)
@@ -200,9 +243,36 @@ class GrpcListener:
             question.model_version or None,
             parse=parse,
             render=_render,
-            deadline_s=context.time_remaining(),
+            deadline_s=call.context.time_remaining(),
+            span=call.span,
         )
         return answer if isinstance(answer, pb.ModelInferResponse) else await answer
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Finds the method of a call, by its head: before a byte of its message is taken."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, object],
+        tokens: Tokens | None,
+        refuse: Callable[[str, ServerError], object],
+    ) -> None:
+        self._methods = methods
+        self._tokens = tokens
+        self._refuse = refuse
+
+    def service(self, details: Any) -> object:  # noqa: ANN401 - grpc has no types
+        """Return the method; None where there is none of that name."""
+        service, _, name = details.method.removeprefix("/").partition("/")
+        method = self._methods.get(name) if service == SERVICE else None
+        if method is None or self._tokens is None or name in _OPEN_METHODS:
+            return method
+        try:
+            self._tokens.check(_find(details.invocation_metadata, "authorization"))
+        except ServerError as error:
+            return self._refuse(name, error)
+        return method
 
 
 def _render(
@@ -229,7 +299,8 @@ def _trail(trace: Trace | None) -> tuple[tuple[str, str], ...]:
     return () if trace is None else (("traceresponse", trace.answer.decode()),)
 
 
-def _to_bytes(value: str | bytes | None) -> bytes | None:
+def _find(metadata: Iterable[tuple[str, str | bytes]] | None, name: str) -> bytes | None:
+    value = dict(metadata or ()).get(name)
     return value.encode() if isinstance(value, str) else value
 
 

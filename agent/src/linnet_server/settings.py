@@ -15,6 +15,8 @@ from linnet_server.access import TlsFiles, is_loopback
 from linnet_server.batching import BatchLimits
 
 PREFIX: Final = "LINNET_SERVER_"
+OTLP_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""OpenTelemetry's own; counts where ours says nothing."""
 
 
 def _check_address(address: str) -> str:
@@ -136,6 +138,13 @@ class Settings(pydantic.BaseModel):
         default=False,
         description="A line for each request. Off: at full load it is the larger half of the work.",
     )
+    otlp_endpoint: str | None = pydantic.Field(
+        default=None,
+        pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+(/[^?#\s]*)?$",
+        description="Base URL of the collector that gets spans, as OTLP over HTTP: of requests in "
+        "a trace that the client records. Needs the extra 'tracing'. Default: what "
+        "OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere.",
+    )
     engine_cache: Path | None = pydantic.Field(
         default=None,
         description="Where engines are kept that are built for this node's GPU; default "
@@ -239,6 +248,8 @@ def read_settings(
         for name in Settings.model_fields
         if environ.get(PREFIX + name.upper())
     }
+    if environ.get(OTLP_ENDPOINT):
+        values.setdefault("otlp_endpoint", environ[OTLP_ENDPOINT])
     values |= {name: value for name, value in flags.items() if value is not None}
     if "model" in values:
         values["model"] = _read_models(values["model"])

@@ -3,7 +3,10 @@
 import concurrent.futures
 import re
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -224,3 +227,45 @@ def test_killed_under_load_it_is_back_and_ready_from_disk(node, models, start_se
     with again.client() as client:
         assert client.get("/v2/health/ready").status_code == 200
         assert served(client) == ("r1", 1)
+
+
+@pytest.mark.slow
+def test_a_full_disk_below_its_log_does_not_stop_the_server(node, models, tmp_path):
+    node.set_current(node.add(models.adder(1)))
+    ports = tmp_path / "ports"
+    command = [sys.executable, "-m", "linnet_server", "--root", str(node.root), "--access-log"]
+    command += ["--http", "127.0.0.1:0", "--port-file", str(ports)]
+    with Path("/dev/full").open("w") as full, subprocess.Popen(command, stderr=full) as process:
+        try:
+            asked_until = time.monotonic() + 60
+            while not ports.exists() and time.monotonic() < asked_until:
+                assert process.poll() is None
+            url = f"http://127.0.0.1:{ports.read_text().strip()}"
+            with httpx.Client(base_url=url, timeout=20) as client:
+                while client.get("/v2/health/ready").status_code != 200:
+                    assert process.poll() is None
+                answers = [served(client) for _ in range(100)]
+        finally:
+            process.terminate()
+        code = process.wait(20)
+
+    assert answers == [("r1", 1)] * 100
+    assert code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["/dev/full/ports", "/proc/ports"])
+def test_a_port_file_that_cannot_be_written_is_a_sentence(tmp_path, place):
+    command = [sys.executable, "-m", "linnet_server", "--root", str(tmp_path)]
+    command += ["--http", "127.0.0.1:0", "--port-file", place]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert f"cannot write {place}" in done.stderr
+    assert "Traceback" not in done.stderr

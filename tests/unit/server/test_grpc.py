@@ -8,6 +8,7 @@ import pytest
 
 from linnet_server import public_grpc
 from linnet_server.access import Access
+from linnet_server.budget import HELD_BODIES, BodyBudget
 from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.inference_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -151,7 +152,15 @@ async def test_a_request_under_way_ends_before_the_server_does(node, models, sta
     assert code == 0
 
 
-@pytest.mark.parametrize("raw", [b"\xff" * 50, b"\x0a\x7f", b"\x0a\x01\xff"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\xff" * 50, id="noise"),
+        pytest.param(b"\x0a\x7f", id="truncated"),
+        pytest.param(b"\x0a\x01\xff", id="a name that is not UTF-8"),
+        pytest.param(b"\xa3\x06" * 100_000 + b"\xa4\x06" * 100_000, id="100,000 groups deep"),
+    ],
+)
 async def test_what_is_no_message_is_the_clients_fault(node, models, start_server, raw):
     node.set_current(node.add(models.adder(1)))
     server = start_server(node.root, "--grpc", "127.0.0.1:0")
@@ -178,6 +187,7 @@ async def test_a_call_that_never_says_its_message_holds_up_nobody_and_ends(
             DataPlane(bench.catalog, deadline_s=10, new_id=number_ids("a")),
             address="127.0.0.1:0",
             max_body_bytes=1024,
+            budget=BodyBudget(1024),
             stopping=bench.stopping,
             access=Access(None, None, None),
             access_log=False,
@@ -197,3 +207,44 @@ async def test_a_call_that_never_says_its_message_holds_up_nobody_and_ends(
                     await call
             assert (await other(add_to_zero(), timeout=20, wait_for_ready=True)).model_version
         await listener.stop(1.0)
+
+
+async def test_messages_and_bodies_that_are_here_at_once_are_bounded_together(
+    node, models, start_server
+):
+    node.set_current(node.add(models.looper))
+    node.set_current(node.add(models.adder(1), deployment="small"))
+    limit = 1 << 20
+    server = start_server(node.root, "--grpc", "127.0.0.1:0", "--max-body-bytes", str(limit))
+    large = count_to(FOR_EVER)
+    large.parameters["much"].string_param = "x" * (limit - 100)
+    small = add_to_zero()
+    small.model_name = "small"
+    async with connect(server) as infer:
+        held = [asyncio.ensure_future(infer(large, timeout=120)) for _ in range(HELD_BODIES)]
+        told = None
+        while told is None:  # until all of them are there
+            try:
+                await infer(large, timeout=0.5)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    told = error
+        with server.client() as client:
+            body = b"x" * (limit - 100)
+            refused = await asyncio.to_thread(client.post, "/v2/models/small/infer", content=body)
+            ready = await asyncio.to_thread(client.get, "/v2/health/ready")
+        answer = await infer(small, timeout=20)
+        for one in held:
+            one.cancel()
+        await asyncio.wait(held)
+        large.inputs[0].contents.int64_contents[0] = 1
+        again = None
+        while again is None:  # until their places are free
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                again = await infer(large, timeout=20)
+
+    assert trailing(told)["retry-after"] == "1"
+    assert "too many bytes" in told.details()
+    assert (refused.status_code, ready.status_code) == (503, 200)
+    assert answer.model_version == "r1"
+    assert again.model_version == "r1"

@@ -100,7 +100,15 @@ def _output_twice():
     return message
 
 
+def _ten_thousand_inputs():
+    message = typed()
+    for number in range(10_000):
+        message.inputs.add(name=f"x{number}", datatype="FP32", shape=[1, 2])
+    return message
+
+
 REFUSED = {
+    "10,000 inputs": (_ten_thousand_inputs, "x0"),
     "no contents": (_without_contents, "needs 2 values; there are 0"),
     "contents and raw": (_both, "has contents and raw_input_contents"),
     "one raw of two": (_one_raw_of_two, "all inputs are raw, or none is"),

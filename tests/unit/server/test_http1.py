@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from linnet_server import http1
+from linnet_server import budget, http1
 from linnet_server.http1 import HttpListener, Response
 
 LIMIT = 1000
@@ -287,11 +287,11 @@ async def test_too_many_connections(service, monkeypatch):
 
 async def test_the_bodies_of_all_connections_together_are_bounded(service):
     half = post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * (LIMIT - 1))
-    waiting = [await service.connect() for _ in range(http1.HELD_BODIES)]
+    waiting = [await service.connect() for _ in range(budget.HELD_BODIES)]
     for _, writer in waiting:
         writer.write(half)
     async with asyncio.timeout(10):
-        while service.listener.held_bytes < http1.HELD_BODIES * (LIMIT - 1):
+        while service.listener.budget.held_bytes < budget.HELD_BODIES * (LIMIT - 1):
             await service.send(last())
 
     refused = await service.send(half)
@@ -307,7 +307,7 @@ async def test_the_bodies_of_all_connections_together_are_bounded(service):
     waiting[-1][1].transport.abort()
     async with asyncio.timeout(10):
         await service.listener._all_gone.wait()
-    assert service.listener.held_bytes == 0
+    assert service.listener.budget.held_bytes == 0
 
 
 async def test_a_lost_connection_takes_its_request_with_it(service):
