@@ -1,8 +1,8 @@
 # ruff: noqa: ARG005 - a mutant keeps the signature of what it replaces
 """Hand-seeded mistakes in the planner that must be caught: coverage cannot see a missing rule.
 
-Each mutant is one plausible slip, made by replacing a function. A battery of short stories, watched
-by the referee, must notice every one of them, and must find nothing to complain of without.
+Each mutant is one plausible slip, made by replacing a function. One of a battery of short stories,
+watched by the referee, must notice it; without a mistake, no story has anything to complain of.
 """
 
 from dataclasses import replace
@@ -315,7 +315,7 @@ def the_budget_is_forgotten(patch):
 
 
 def silent_and_sick_nodes_are_forgotten(patch):
-    patch.setattr(budget.Room, "spent", property(lambda self: False))
+    patch.setattr(budget, "unavailable_limit", lambda *_: 1000)
 
 
 def the_baseline_is_forgotten(patch):
@@ -402,33 +402,34 @@ def evidence_is_not_kept(patch):
     patch.setattr(decide, "_keep", lambda before, after: None)
 
 
-MUTANTS = (
-    quota_is_one_too_many,
-    quota_counts_lost_nodes_too,
-    no_control_group,
-    bad_only_at_the_first_step,
-    no_data_is_a_pass,
-    stale_looks_count,
-    metrics_are_believed,
-    the_bake_is_skipped,
-    nobody_is_waited_for,
-    the_budget_is_forgotten,
-    silent_and_sick_nodes_are_forgotten,
-    the_baseline_is_forgotten,
-    baselines_are_never_cleared,
-    only_connected_nodes_are_taken_back,
-    what_was_condemned_is_tried_again,
-    abort_is_overheard,
-    the_brake_is_overheard,
-    sequences_are_a_plain_count,
-    half_the_fleet_is_never_asked,
-    late_joiners_are_forgotten,
-    failures_of_nodes_are_ignored,
-    refusals_are_ignored,
-    lost_nodes_are_ignored,
-    orders_go_to_nodes_that_are_away,
-    evidence_is_not_kept,
-)
+MUTANTS = {
+    quota_is_one_too_many: good_model,
+    quota_counts_lost_nodes_too: nodes_that_are_away,
+    no_control_group: good_model,
+    bad_only_at_the_first_step: bad_model_at_the_second_step,
+    no_data_is_a_pass: metrics_that_vanish,
+    stale_looks_count: looks_that_stop,
+    metrics_are_believed: metrics_that_lie,
+    the_bake_is_skipped: good_model,
+    nobody_is_waited_for: good_model,
+    the_budget_is_forgotten: good_model,
+    silent_and_sick_nodes_are_forgotten: a_sick_node_and_a_small_budget,
+    the_baseline_is_forgotten: three_models_in_a_row,
+    baselines_are_never_cleared: good_model,
+    only_connected_nodes_are_taken_back: nodes_that_are_away,
+    what_was_condemned_is_tried_again: bad_model_at_the_second_step,
+    abort_is_overheard: abort_while_baking,
+    the_brake_is_overheard: pause_in_the_middle,
+    sequences_are_a_plain_count: a_hub_from_an_old_backup,
+    half_the_fleet_is_never_asked: good_model,
+    late_joiners_are_forgotten: a_node_that_joins,
+    failures_of_nodes_are_ignored: a_model_that_fails_its_self_test,
+    refusals_are_ignored: a_model_that_is_refused,
+    lost_nodes_are_ignored: a_model_that_kills_nodes,
+    orders_go_to_nodes_that_are_away: nodes_that_are_away,
+    evidence_is_not_kept: good_model,
+}
+"""Mistake -> the story that must notice it."""
 
 
 @pytest.mark.parametrize("story", BATTERY, ids=lambda story: story.__name__)
@@ -436,16 +437,9 @@ def test_the_planner_as_it_is_passes(story):
     story()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_a_mutant_is_caught(mutant, monkeypatch):
+@pytest.mark.parametrize(("mutant", "story"), MUTANTS.items(), ids=lambda part: part.__name__)
+def test_a_mutant_is_caught(mutant, story, monkeypatch):
     mutant(monkeypatch)
 
-    assert any(catches(story) for story in BATTERY), f"nobody notices: {mutant.__name__}"
-
-
-def catches(story):
-    try:
+    with pytest.raises(AssertionError):
         story()
-    except AssertionError:
-        return True
-    return False

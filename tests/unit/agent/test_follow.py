@@ -164,25 +164,18 @@ async def test_a_server_that_expires_everything_is_not_asked_without_pause(fake,
     assert waits[3] >= 2
 
 
-async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_pause(fake, followed):
-    fake.tell(
-        fake.answer(listing("a")),
-        fake.answer([]),
-        fake.answer(listing("b")),
-        fake.answer([], hangs=True),
-    )
-
-    sink, _ = followed()
-    await sink.until(told(("all", ["b"])))
-
-    assert [r.query.count("watch=1") for r in fake.requests[:3]] == [0, 1, 0]
-
-
-async def test_a_server_that_says_nothing_in_its_watches_is_listed_again(
-    fake, followed, monkeypatch
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param({}, id="each watch ends at once"),
+        pytest.param({"_SHORT_S": 0.0, "_UNHEARD_S": 0.0}, id="watches say nothing"),
+    ],
+)
+async def test_a_server_whose_watches_bring_nothing_is_listed_again(
+    fake, followed, monkeypatch, limits
 ):
-    monkeypatch.setattr("linnet_agent.sync._SHORT_S", 0.0)
-    monkeypatch.setattr("linnet_agent.sync._UNHEARD_S", 0.0)
+    for name, value in limits.items():
+        monkeypatch.setattr(f"linnet_agent.sync.{name}", value)
     fake.tell(
         fake.answer(listing("a")),
         fake.answer([]),

@@ -376,3 +376,15 @@ class Lay:
 @pytest.fixture(scope="session")
 def lay():
     return Lay()
+
+
+@pytest.fixture
+async def artifact(registry, client):
+    return await client.fetch_artifact(
+        f"oci://registry.testbed/{REPOSITORY}:1.0", registry.publish()
+    )
+
+
+@pytest.fixture
+def staging(tmp_path):
+    return tmp_path / "staging"

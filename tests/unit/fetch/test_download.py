@@ -26,16 +26,6 @@ OTHER = WEIGHTS[::-1]
 QUICK = Retry(attempts=4, first_s=0.001, cap_s=0.002, asked_cap_s=0.01)
 
 
-@pytest.fixture
-async def artifact(registry, client):
-    return await client.fetch_artifact(SOURCE, registry.publish())
-
-
-@pytest.fixture
-def staging(tmp_path):
-    return tmp_path / "staging"
-
-
 def ranges(registry):
     return [request.headers.get("range") for request in registry.asked(BLOB)]
 

@@ -26,16 +26,6 @@ def digest_of(content):
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture
-async def artifact(registry, client):
-    return await client.fetch_artifact(SOURCE, registry.publish())
-
-
-@pytest.fixture
-def staging(tmp_path):
-    return tmp_path / "staging"
-
-
 def _is_complete(staging):
     return {
         path.relative_to(staging).as_posix(): path.read_bytes()

@@ -1,18 +1,22 @@
 """A real Prometheus that scrapes what nodes export, without the nodes."""
 
 import asyncio
+import collections
 import json
+import subprocess
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from linnet_operator.presets import Signal, Subject
 from linnet_operator.prometheus import PrometheusSource
-from linnet_testbed import Settings, TestbedUnavailableError
+from linnet_testbed import Settings, TestbedUnavailableError, ports
 from linnet_testbed.binaries import Binaries
 from linnet_testbed.progress import Progress
+from linnet_testbed.waiting import answers, until
 
 LABELS = ("namespace", "deployment", "revision", "variant")
 OF = ("factory", "digits")
@@ -23,9 +27,15 @@ class Exporter:
     """What a node's server exports, without the server."""
 
     def __init__(self):
+        self._lock = threading.RLock()
         self.restart()
 
     def restart(self):
+        """Begin anew, with all counters at zero."""
+        with self._lock:
+            self._make()
+
+    def _make(self):
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "linnet_inference_requests", "r", (*LABELS, "outcome"), registry=self.registry
@@ -52,7 +62,10 @@ class Exporter:
         )
 
     def serve(self, revision, *, good=0, bad=0, variant="onnx"):
-        labels = (*OF, revision, variant)
+        with self._lock:
+            self._count((*OF, revision, variant), good, bad)
+
+    def _count(self, labels, good, bad):
         self.requests.labels(*labels, "success").inc(good)
         self.requests.labels(*labels, "failure").inc(bad)
         self.requests.labels(*labels, "rejected").inc(1000)
@@ -62,68 +75,107 @@ class Exporter:
             self.durations.labels(*labels, "success").observe(0.001 if index < good else 0.2)
 
     def serve_triton(self, version, *, good=0, bad=0, rejected=0):
-        self.triton_good.labels("digits", version).inc(good)
-        self.triton_bad.labels("digits", version, "BACKEND").inc(bad)
-        self.triton_bad.labels("digits", version, "REJECTED").inc(rejected)
+        with self._lock:
+            self.triton_good.labels("digits", version).inc(good)
+            self.triton_bad.labels("digits", version, "BACKEND").inc(bad)
+            self.triton_bad.labels("digits", version, "REJECTED").inc(rejected)
 
-    async def scrape(self, _request):
+    def scrape(self):
         # Triton names its counters without the _total that this library adds.
-        body = generate_latest(self.registry).replace(b"_success_total", b"_success")
-        body = body.replace(b"_failure_total", b"_failure")
-        return web.Response(body=body, content_type="text/plain")
+        with self._lock:
+            body = generate_latest(self.registry).replace(b"_success_total", b"_success")
+        return body.replace(b"_failure_total", b"_failure")
 
 
-@pytest.fixture
-async def exporters():
-    found, runners, targets = {}, [], []
-    for node in ("edge-a", "edge-b"):
-        found[node] = Exporter()
-        app = web.Application()
-        app.router.add_get("/metrics", found[node].scrape)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        runners.append(runner)
-        address = f"127.0.0.1:{runner.addresses[0][1]}"
-        targets.append({"targets": [address], "labels": {"node": node}})
-    yield found, targets
-    for runner in runners:
-        await runner.cleanup()
+class Watched:
+    """Two nodes' exporters, and a Prometheus of their own that scrapes them."""
+
+    def __init__(self, program, home):
+        self.exporters = {"edge-a": Exporter(), "edge-b": Exporter()}
+        self._servers = [self._serve(exporter) for exporter in self.exporters.values()]
+        targets = [
+            {"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"node": node}}
+            for node, server in zip(self.exporters, self._servers, strict=True)
+        ]
+        config = {
+            "global": {"scrape_interval": "400ms", "scrape_timeout": "400ms"},
+            "scrape_configs": [{"job_name": "n", "static_configs": targets}],
+        }
+        (home / "prometheus.yml").write_text(json.dumps(config))
+        port = ports.any_free()
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={home / 'prometheus.yml'}",
+                f"--storage.tsdb.path={home / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @staticmethod
+    def _serve(exporter):
+        class Metrics(BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = exporter.scrape()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                """Say nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server
+
+    def close(self):
+        self._process.terminate()
+        self._process.wait()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
 
-@pytest.fixture
-async def prometheus_url(exporters, tmp_path):
-    settings = Settings.from_environment()
-    try:
+@pytest.fixture(scope="session")
+def take_watched(tmp_path_factory):
+    """Return the next one; it was started a test ago: Prometheus takes 5 s to find its targets."""
+    settings, waiting = Settings.from_environment(), collections.deque()
+
+    def take():
         program = Binaries(settings.cache_home, Progress(quiet=True)).prometheus()
+        while len(waiting) < 2:
+            waiting.append(Watched(program, tmp_path_factory.mktemp("prometheus")))
+        return waiting.popleft()
+
+    yield take
+    for watched in waiting:
+        watched.close()
+
+
+@pytest.fixture
+def watched(take_watched):
+    try:
+        found = take_watched()
     except TestbedUnavailableError as error:
         pytest.skip(str(error))
-    (tmp_path / "nodes.json").write_text(json.dumps(exporters[1]))
-    config = {
-        "global": {"scrape_interval": "400ms", "scrape_timeout": "400ms"},
-        "scrape_configs": [
-            {"job_name": "n", "file_sd_configs": [{"files": [str(tmp_path / "nodes.json")]}]}
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    port = await free_port()
-    process = await asyncio.create_subprocess_exec(
-        program,
-        f"--config.file={tmp_path / 'prometheus.yml'}",
-        f"--storage.tsdb.path={tmp_path / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with asyncio.timeout(60), ClientSession() as session:
-            while not await is_ready(session, url):  # noqa: ASYNC110 - another process has no event for us
-                await asyncio.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        await process.wait()
+    until(lambda: answers(f"{found.url}/-/ready"), 60)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def exporters(watched):
+    return watched.exporters
+
+
+@pytest.fixture
+def prometheus_url(watched):
+    return watched.url
 
 
 @pytest.fixture
@@ -132,28 +184,12 @@ async def source(prometheus_url):
         yield found
 
 
-async def free_port():
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
-
-
-async def is_ready(session, url):
-    try:
-        async with session.get(f"{url}/-/ready") as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
 def clock():
     return datetime.now(tz=UTC)  # noqa: TID251 - the scrapes of a real Prometheus are in real time
 
 
-@pytest.fixture
-def until(source):
+@pytest.fixture(name="until")
+def until_scraped(source):
     """Wait until nodes were scraped with ``wanted``: (node, revision) -> newest requests."""
 
     async def wait(wanted, subject=SUBJECT):

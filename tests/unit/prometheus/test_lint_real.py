@@ -77,12 +77,12 @@ def lint(url, path):
 async def test_what_the_fleet_does_now_is_what_the_policy_will_see(
     exporters, until, prometheus_url, tmp_path
 ):
-    for exporter in exporters[0].values():
+    for exporter in exporters.values():
         exporter.heat.set(61)
         exporter.serve(OLD, good=20)
     await until({("edge-a", OLD): 20, ("edge-b", OLD): 20})
     for _ in range(20):
-        for exporter in exporters[0].values():
+        for exporter in exporters.values():
             exporter.serve(OLD, good=20, bad=1)
         await asyncio.sleep(0.2)
     path = tmp_path / "policy.yaml"

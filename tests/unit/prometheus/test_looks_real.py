@@ -211,7 +211,7 @@ def metric_of(looked):
 
 @pytest.fixture
 def rollout(exporters, source, until):
-    return Rollout(exporters[0], source, until)
+    return Rollout(exporters, source, until)
 
 
 def steadily(exporter):

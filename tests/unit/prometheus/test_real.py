@@ -14,7 +14,7 @@ SUBJECT = Subject(namespace="factory", deployment="digits")
 
 
 async def test_counts_of_two_nodes_through_a_restart_and_a_new_revision(exporters, source, until):
-    a, b = exporters[0]["edge-a"], exporters[0]["edge-b"]
+    a, b = exporters["edge-a"], exporters["edge-b"]
     a.serve("r1", good=100, bad=4)
     a.serve("r1", good=10, bad=1, variant="onnx-int8")
     b.serve("r1", good=50)
@@ -46,7 +46,7 @@ async def test_counts_of_two_nodes_through_a_restart_and_a_new_revision(exporter
 
 
 async def test_history_windows_before_the_first_scrape_are_missing(exporters, source, until):
-    a, b = exporters[0]["edge-a"], exporters[0]["edge-b"]
+    a, b = exporters["edge-a"], exporters["edge-b"]
     a.serve("r1", good=10)
     b.serve("r1", good=10)
     began = await until({("edge-a", "r1"): 10, ("edge-b", "r1"): 10})
@@ -64,8 +64,8 @@ async def test_history_windows_before_the_first_scrape_are_missing(exporters, so
 
 
 async def test_a_threshold_on_the_real_thing(exporters, source, until):
-    exporters[0]["edge-a"].serve("r1", good=7)
-    exporters[0]["edge-b"].serve("r1", good=7)
+    exporters["edge-a"].serve("r1", good=7)
+    exporters["edge-b"].serve("r1", good=7)
     at = await until({("edge-a", "r1"): 7, ("edge-b", "r1"): 7})
     before = at - timedelta(hours=1)
 
