@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.agent import fetching, node, verifying
 from bench.agent.measuring import Line, SkippedError
+from linnet_testbed import TestbedUnavailableError
 
 PARTS = {
     "verify": verifying.measure,
@@ -38,7 +39,7 @@ def main(argv=None):
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
             try:
                 lines += PARTS[part](Path(scratch), size=options.size, runs=options.runs)
-            except SkippedError as reason:
+            except (SkippedError, TestbedUnavailableError) as reason:
                 lines.append(Line(part, note=f"skipped: {reason}"))
         sys.stdout.flush()
     print(f"\n{'what':<46}{'measured':>14}{'budget':>12}  ")

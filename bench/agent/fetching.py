@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.agent.measuring import Cost, Line, SkippedError, in_turns, write_model
-from bench.agent.registry import running_registry
 from linnet_cli.publish.keys import generate_key
 from linnet_cli.publish.push import push_model
 from linnet_cli.publish.sign import sign_model
+from linnet_testbed.registry import running_registry
 
 HOST = "registry.testbed"
 SOURCE = f"oci://{HOST}/models/bench:1"

@@ -18,14 +18,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.agent.measuring import Line, SkippedError
-from bench.agent.registry import free_port, running_registry
+from bench.agent.measuring import Line
+from bench.fleet import FIRST
 from linnet_cli.publish.keys import generate_key
 from linnet_cli.publish.push import push_model
 from linnet_cli.publish.sign import sign_model
-from linnet_testbed import Testbed, TestbedUnavailableError
+from linnet_testbed import Testbed, ports
 from linnet_testbed.demo import digits
 from linnet_testbed.demo.stage import Stage
+from linnet_testbed.registry import running_registry
 
 HOST = "registry.testbed"
 _LIMIT_S = 120
@@ -34,17 +35,6 @@ _HEARTBEAT = "10s"
 
 _IDLE_S = 40
 _SETTLE_S = 5
-_FIRST = {
-    "apiVersion": "linnet.dev/v1alpha1",
-    "kind": "RolloutPolicy",
-    "metadata": {"name": "first", "namespace": "factory"},
-    "spec": {
-        "steps": [{"nodes": "100%", "bake": "1s"}],
-        "control": 0,
-        "judge": {"history": {"window": "1s"}},
-        "budget": {"maxUnavailable": "100%"},
-    },
-}
 
 
 def measure_idle(scratch, *, size, runs):
@@ -52,14 +42,11 @@ def measure_idle(scratch, *, size, runs):
     del size, runs
     key = generate_key()
     Testbed.remove("bench-agent")
-    try:
-        bed = Testbed.up(name="bench-agent", nodes=1, heartbeat=_HEARTBEAT)
-    except TestbedUnavailableError as error:
-        raise SkippedError(str(error)) from error
+    bed = Testbed.up(name="bench-agent", nodes=1, heartbeat=_HEARTBEAT)
     try:
         stage = Stage(bed, scratch, digits.load(), key, key, scratch / "counts")
         bed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "factory"}})
-        bed.apply(_FIRST)
+        bed.apply(FIRST)
         digest = stage.publish("1.0")
         stage.trust(key[1])
         stage.deploy("1.0", policy="first")
@@ -157,7 +144,7 @@ class HublessNode:
     def __init__(self, home, public_key):
         self._home = home
         self._root = home / "root"
-        self._port = free_port()
+        self._port = ports.any_free()
         self._socket = home / "sock"
         self._agent = None
         for name in ("trust", "desired"):

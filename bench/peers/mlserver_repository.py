@@ -6,20 +6,11 @@
 import asyncio
 import sys
 
-from mlserver import MLServer, Settings
+from bench.peers.mlserver_server import make_server
 
 
 async def serve(port, directory):
-    settings = Settings(
-        http_port=int(port),
-        grpc_port=int(port) + 1,
-        metrics_port=int(port) + 2,
-        parallel_workers=0,
-        host="127.0.0.1",
-        debug=False,
-        model_repository_root=directory,
-    )
-    server = MLServer(settings)
+    server = make_server(port, model_repository_root=directory)
     await server.start(await server._model_repository.list())
 
 

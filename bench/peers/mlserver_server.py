@@ -23,17 +23,15 @@ class OnnxModel(MLModel):
         return InferenceResponse(model_name=self.name, outputs=[output])
 
 
+def make_server(port, **more):
+    ports = {
+        name: int(port) + n for n, name in enumerate(("http_port", "grpc_port", "metrics_port"))
+    }
+    return MLServer(Settings(parallel_workers=0, host="127.0.0.1", debug=False, **ports, **more))
+
+
 async def serve(port, *models):
-    settings = Settings(
-        http_port=int(port),
-        grpc_port=int(port) + 1,
-        metrics_port=int(port) + 2,
-        parallel_workers=0,
-        host="127.0.0.1",
-        debug=False,
-        load_models_at_startup=True,
-    )
-    server = MLServer(settings)
+    server = make_server(port, load_models_at_startup=True)
     await server.start(
         [
             ModelSettings(name=name, implementation=OnnxModel, parameters=ModelParameters(uri=path))

@@ -1,5 +1,6 @@
 """A node without a hub, and what it needs, as fixtures; the parts are in ``crashlab``."""
 
+import contextlib
 import shutil
 import sys
 from collections import Counter
@@ -9,21 +10,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from crashlab.node import Node, Publisher, start_registry, stop, wait_until
+from crashlab.node import Node, Publisher, wait_until
 from crashlab.scenarios import Lab
 
 from linnet_testbed import TestbedUnavailableError
+from linnet_testbed.registry import running_registry
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory):
     """The URL of a real registry."""
-    try:
-        process, url = start_registry(tmp_path_factory.mktemp("registry"))
-    except TestbedUnavailableError as error:
-        pytest.skip(str(error))
-    yield url
-    stop(process)
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(running_registry(tmp_path_factory.mktemp("registry")))
+        except TestbedUnavailableError as error:
+            pytest.skip(str(error))
+        yield url
 
 
 @pytest.fixture(scope="session")

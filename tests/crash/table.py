@@ -13,6 +13,7 @@ a column is empty.
 """
 
 import argparse
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -28,13 +29,14 @@ from pathlib import Path
 
 from crashlab import record
 from crashlab.check import Boot
-from crashlab.node import Publisher, start_registry, stop
+from crashlab.node import Publisher
 from crashlab.points import AT_REST, ERRORS, KILL, STEP, can_meet, steps_of
 from crashlab.power import Cuts, cut, dice, go_on
 from crashlab.scenarios import SCENARIOS, Lab, find_more_points, record_notes, record_scenario
 from crashlab.sweep import disturb
 
 from linnet_testbed import TestbedUnavailableError
+from linnet_testbed.registry import running_registry
 
 POWER = "power cut"
 COLUMNS = (STEP, KILL, POWER, *ERRORS)
@@ -119,20 +121,17 @@ def main():
         sys.exit(f"make crash: {reason}")
     home = Path(tempfile.mkdtemp(prefix="linnet-crash-", dir=_fast()))
     try:
-        return _run(options, home)
+        with running_registry(home) as url:
+            return _run(options, home, url)
     except TestbedUnavailableError as error:
         sys.exit(f"make crash: {error}")
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _run(options, home):
+def _run(options, home, registry_url):
     began, table = time.monotonic(), Table()
-    (home / "registry").mkdir()
-    registry, url = start_registry(home / "registry")
-    lab = None
-    try:
-        lab = Lab(home, Publisher(home / "models", url))
+    with contextlib.closing(Lab(home, Publisher(home / "models", registry_url))) as lab:
         recordings, points = {}, {}
         for name, scenario in SCENARIOS.items():
             if options.only in name:
@@ -148,10 +147,6 @@ def _run(options, home):
             (ERRORS, options.error_seconds),
         ):
             _sweep(lab, recordings, points, faults, table, seed=options.seed, seconds=seconds)
-    finally:
-        if lab is not None:
-            lab.close()
-        stop(registry)
     table.print()
     return _verdict(options, table, time.monotonic() - began)
 

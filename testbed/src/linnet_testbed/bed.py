@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import yaml
 
-from linnet_testbed import files, network, ports, tokens
+from linnet_testbed import files, network, ports, registry, tokens
 from linnet_testbed.binaries import Binaries
 from linnet_testbed.cluster import (
     Cluster,
@@ -44,7 +43,7 @@ from linnet_testbed.processes import Process, kill_marked, marked, python
 from linnet_testbed.progress import Progress, Say
 from linnet_testbed.settings import Settings
 from linnet_testbed.state import State
-from linnet_testbed.waiting import until
+from linnet_testbed.waiting import answers, until
 
 _NODE_LINKS = ("api", "registry", "server-metrics", "agent-metrics")
 _PORTS = ("prometheus", "registry", "operator", "operator.api", "operator.prometheus")
@@ -266,8 +265,9 @@ class Testbed:
     def registry(self) -> Process:
         """The real OCI registry."""
         argv = [self.state.programs["registry"], "serve", str(self.directory / "registry.yml")]
-        environment = {"OTEL_TRACES_EXPORTER": "none"}
-        return Process("registry", self.directory, argv, self.state.ports["registry"], environment)
+        return Process(
+            "registry", self.directory, argv, self.state.ports["registry"], registry.ENVIRONMENT
+        )
 
     @property
     def proxy(self) -> Process:
@@ -402,7 +402,11 @@ class Testbed:
         if cluster.kind == "offered":
             cluster.wait(say)
             self._check_offered()
-        self._write_registry()
+        registry.write_configuration(
+            self.directory / "registry.yml",
+            root=self.directory / "registry",
+            port=self.state.ports["registry"],
+        )
         self._write_prometheus()
         for process in (self.registry, self.prometheus):
             process.refresh()
@@ -412,8 +416,8 @@ class Testbed:
         self._install()
         self._make_nodes()
         self._start_ours()
-        self.registry.wait(lambda: _answers(f"{self.registry_url}/v2/"), 20)
-        self.prometheus.wait(lambda: _answers(f"{self.prometheus_url}/-/ready"), 30)
+        self.registry.wait(lambda: answers(f"{self.registry_url}/v2/"), 20)
+        self.prometheus.wait(lambda: answers(f"{self.prometheus_url}/-/ready"), 30)
         say(f"the testbed {self.name} is up: export KUBECONFIG={self.kubeconfig}")
 
     def _check_machine(self) -> None:
@@ -463,17 +467,6 @@ class Testbed:
 
     def _save(self) -> None:
         files.write_json(self.directory / "state.json", asdict(self.state))
-
-    def _write_registry(self) -> None:
-        address = urlsplit(self.registry_url).netloc
-        root = self.directory / "registry"
-        configuration = {
-            "version": 0.1,
-            "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(root)}, "delete": {"enabled": True}},
-            "http": {"addr": address},
-        }
-        files.write(self.directory / "registry.yml", yaml.safe_dump(configuration))
 
     def _write_prometheus(self) -> None:
         home, given = self.directory / "prometheus", self.state.ports
@@ -648,11 +641,3 @@ class Testbed:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and any(p.pid for p in processes):
             time.sleep(0.05)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
-            return int(answer.status) == 200
-    except OSError:
-        return False

@@ -37,6 +37,12 @@ def _comes_free(port: int, patience: float = 1.0) -> bool:
     return True
 
 
+def any_free() -> int:
+    """Return a port that nobody listens on now, and that nobody remembers."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def is_open(port: int) -> bool:
     """Tell whether somebody accepts connections on this loopback port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -1,6 +1,7 @@
 """Waiting for a condition, for tests and for ourselves."""
 
 import time
+import urllib.request
 from collections.abc import Callable
 
 from linnet_testbed.errors import TestbedError
@@ -17,3 +18,12 @@ def until(condition: Callable[[], object], timeout: float = 15, what: str = "") 
         if time.monotonic() > deadline:
             raise TestbedError(f"Still not so after {timeout:.0f} s: {what or condition}.")
         time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    """Tell whether a GET of `url` is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
+            return int(answer.status) == 200
+    except OSError:
+        return False

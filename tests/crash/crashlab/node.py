@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,9 +27,7 @@ from linnet_api.reasons import NodeState
 from linnet_cli.publish.keys import generate_key
 from linnet_cli.publish.push import push_model
 from linnet_cli.publish.sign import sign_model
-from linnet_testbed import Settings
-from linnet_testbed.binaries import Binaries
-from linnet_testbed.progress import Progress
+from linnet_testbed import ports
 
 KEY = ModelKey("factory", "digits")
 HOST = "registry.testbed"
@@ -47,50 +44,10 @@ def wait_until(condition, *, what, timeout_s=120.0):
     return answer
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def stop(process, number=signal.SIGKILL):
     if process.poll() is None:
         process.send_signal(number)
     return process.wait(timeout=30)
-
-
-def start_registry(directory):
-    """Start a real registry; return its process and its URL.
-
-    Raises:
-        TestbedUnavailableError: It is not there and cannot be built.
-    """
-    settings = Settings.from_environment()
-    program = Binaries(settings.cache_home, Progress(quiet=True)).registry()
-    port = free_port()
-    config = {
-        "version": 0.1,
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-    }
-    (directory / "config.yml").write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [program, "serve", directory / "config.yml"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={"OTEL_TRACES_EXPORTER": "none"},
-    )
-    url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: answers(f"{url}/v2/"), what=lambda: "the registry answers")
-    return process, url
-
-
-def answers(url):
-    try:
-        return httpx.get(url, trust_env=False).status_code < 500
-    except httpx.HTTPError:
-        return False
 
 
 def build_model(directory, factor, *, padding_bytes=0, odd_rows_fail=False):
@@ -160,7 +117,7 @@ class Node:
         self.runtime = runtime
         self.root = root or home / "root"
         self.publisher = publisher
-        self.port = free_port()
+        self.port = ports.any_free()
         self.socket = socket or home / "server.sock"
         self.server = self.agent = None
         self.log = home / "steps"
