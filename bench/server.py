@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -111,19 +112,20 @@ def save_conv_model(path):
 
 
 SAVERS = {"tiny": save_model, "image": save_image_model, "conv": save_conv_model}
+IMAGE = (1, 3, 224, 224)
 
 
-def request(model):
-    """Return the HTTP request for ``model``, whole."""
+def request(model, shape=IMAGE, more=""):
+    """Return the HTTP request for ``model``, whole; ``more`` are header lines."""
     tensor = {"name": "x", "datatype": "FP32"}
-    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\n"
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\n{more}"
     if model == "tiny":
         tensor |= {"shape": [1, 4], "data": [0.1, 0.2, 0.3, 0.4]}
         body = json.dumps({"inputs": [tensor]}).encode()
         head += "Content-Type: application/json\r\n"
     else:
-        raw = np.random.default_rng(3).standard_normal((1, 3, 224, 224)).astype("f").tobytes()
-        tensor |= {"shape": [1, 3, 224, 224], "parameters": {"binary_data_size": len(raw)}}
+        raw = np.random.default_rng(3).standard_normal(shape).astype("f").tobytes()
+        tensor |= {"shape": shape, "parameters": {"binary_data_size": len(raw)}}
         document = json.dumps({"inputs": [tensor]}).encode()
         body = document + raw
         head += "Content-Type: application/octet-stream\r\n"
@@ -134,32 +136,45 @@ def request(model):
 # --- clients
 
 
-class Client(asyncio.Protocol):
+class Connection(asyncio.Protocol):
+    """A connection that sends a request and hears its answer, whole, before the next one."""
+
+    def connection_made(self, transport):
+        self._transport = transport
+        self._received = b""
+
+    def send(self, message):
+        self._received = b""
+        self._transport.write(message)
+
+    def data_received(self, data):
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        if len(body) >= length:
+            self.answered(head, body)
+
+
+class Client(Connection):
     """One connection that asks again as soon as it has its answer."""
 
     def __init__(self, message, stop_at, durations_s):
         self._message = message
         self._stop_at = stop_at
         self._durations_s = durations_s
-        self._answer = b""
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport):
-        self._transport = transport
+        super().connection_made(transport)
         self._ask()
 
-    def data_received(self, data):
-        self._answer += data
-        head, separator, body = self._answer.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        if len(body) < length:
-            return
+    def answered(self, head, body):
         now = time.perf_counter()
         self._durations_s.append(now - self._asked_at)
         if not head.startswith(b"HTTP/1.1 200"):
-            self._finish(RuntimeError(self._answer[:500].decode(errors="replace")))
+            self._finish(RuntimeError((head + b"\n" + body)[:500].decode(errors="replace")))
         elif now < self._stop_at:
             self._ask()
         else:
@@ -177,16 +192,18 @@ class Client(asyncio.Protocol):
         self._transport.close()
 
     def _ask(self):
-        self._answer = b""
         self._asked_at = time.perf_counter()
-        self._transport.write(self._message)
+        self.send(self._message)
 
 
 async def load_http(port, model, *, clients, seconds):
+    return await load_with(port, request(model), clients=clients, seconds=seconds)
+
+
+async def load_with(port, message, *, clients, seconds):
     loop = asyncio.get_running_loop()
     durations_s = []
     started_at = time.perf_counter()
-    message = request(model)
     protocols = [Client(message, started_at + seconds, durations_s) for _ in range(clients)]
     for protocol in protocols:
         await loop.create_connection(lambda protocol=protocol: protocol, "127.0.0.1", port)
@@ -222,9 +239,9 @@ async def load_grpc(port, model, *, clients, seconds):
 
 
 class Server:
-    """A peer that runs."""
+    """A peer that runs; ``flags`` are of linnet-server."""
 
-    def __init__(self, name, models):
+    def __init__(self, name, models, flags=()):
         self.name = name
         self.port, self.grpc_port = free_port(), free_port()
         pairs = [f"{model}={path}" for model, path in models.items()]
@@ -232,6 +249,7 @@ class Server:
             command = [sys.executable, "-m", "linnet_server", "--allow-unverified"]
             command += ["--http", f"127.0.0.1:{self.port}", "--grpc", f"127.0.0.1:{self.grpc_port}"]
             command += [word for pair in pairs for word in ("--model", pair)]
+            command += flags
         elif name == "bare":
             command = [sys.executable, "-m", "bench.peers.bare_asgi", str(self.port), *pairs]
         elif name == "bare_grpc":
@@ -240,17 +258,27 @@ class Server:
         else:
             module = f"bench.peers.{name}_server"
             command = [environment(name), "-m", module, str(self.port), *pairs]
+        self.start(command)
+
+    def start(self, command):
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            [str(word) for word in command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
-    def wait_ready(self, load, port):
+    def wait_ready(self, load, port, model="tiny"):
+        return run(self.first_answer(partial(load, port, model, clients=1, seconds=0)))
+
+    async def first_answer(self, ask):
+        """Return what ``ask`` gives once it gives anything."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                return run(load(port, "tiny", clients=1, seconds=0))
-            except (OSError, RuntimeError, grpc.aio.AioRpcError):
-                time.sleep(0.05)
+                return await ask()
+            except (OSError, RuntimeError, IndexError, grpc.aio.AioRpcError):
+                await asyncio.sleep(0.05)
         raise RuntimeError(f"{self.name} does not answer (exit code {self.process.poll()})")
 
     def usage(self):

@@ -11,6 +11,8 @@ import collections
 import json
 import time
 
+from bench.server import Connection
+
 _BODY = json.dumps(
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}]}
 ).encode()
@@ -49,31 +51,20 @@ class Seen:
         return max((b - a for a, b in zip(self.times, self.times[1:], strict=False)), default=0)
 
 
-class Connection(asyncio.Protocol):
+class Client(Connection):
     """One connection: a request, its answer, the next one."""
 
     def __init__(self, seen, when_free):
         self._seen = seen
         self._when_free = when_free
         self._due_at = None
-        self._answer = b""
         self.open = True
 
-    def connection_made(self, transport):
-        self._transport = transport
-
     def ask(self, due_at):
-        self._due_at, self._answer = due_at, b""
-        self._transport.write(_REQUEST)
+        self._due_at = due_at
+        self.send(_REQUEST)
 
-    def data_received(self, data):
-        self._answer += data
-        head, separator, body = self._answer.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        if len(body) < length:
-            return
+    def answered(self, head, body):
         due_at, self._due_at = self._due_at, None
         if head.startswith(b"HTTP/1.1 200"):
             self._seen.answer(due_at)
@@ -105,7 +96,7 @@ async def open_loop(port, rate, until):
     connections = []
     for _ in range(_CONNECTIONS):
         _, connection = await loop.create_connection(
-            lambda: Connection(seen, when_free), "127.0.0.1", port
+            lambda: Client(seen, when_free), "127.0.0.1", port
         )
         connections.append(connection)
     free += connections
@@ -137,7 +128,7 @@ async def closed_loop(port, clients, until):
     connections = []
     for _ in range(clients):
         _, connection = await loop.create_connection(
-            lambda: Connection(seen, when_free), "127.0.0.1", port
+            lambda: Client(seen, when_free), "127.0.0.1", port
         )
         connections.append(connection)
         connection.ask(time.perf_counter())

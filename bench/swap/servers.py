@@ -6,11 +6,9 @@
   loads).
 """
 
-import asyncio
 import json
-import subprocess
 import sys
-import time
+from functools import partial
 
 from bench.environments import environment
 from bench.server import Server as Process
@@ -27,22 +25,11 @@ class Server(Process):
         self.directory = directory
         self.models = models
         self.swaps = 0
-        self.process = subprocess.Popen(
-            [str(word) for word in self.prepare()],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self.start(self.prepare())
 
     async def wait_up(self):
         """Return when the first model answers."""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                return await bias_now(self.port)
-            except (OSError, RuntimeError, IndexError):
-                await asyncio.sleep(0.05)
-        raise RuntimeError(f"{self.name} does not answer (exit code {self.process.poll()})")
+        await self.first_answer(partial(bias_now, self.port))
 
     async def swap_to_next(self):
         """Change the model, and see that the other one answers."""
