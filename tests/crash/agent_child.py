@@ -4,6 +4,7 @@ LINNET_CRASH_AT=NAME:n       where to die; nowhere where it is not set
 LINNET_CRASH_LOG=FILE        where the names are written that were passed
 LINNET_CRASH_CLOCK=FILE      holds a time: the clock stands at it; or "+SECONDS": it is wrong by
                              that; read at each look
+LINNET_CRASH_MEMORY=PID:MIB   how much the models of process PID and a self-test may have together
 LINNET_CRASH_MUTANT=NAME     a mistake of ``crashlab.mutants`` that it is to make
 LINNET_CRASH_TRACED=1        no more threads than one of each kind: strace counts calls by thread,
                              and the same call must be the n-th one in each run
@@ -25,7 +26,7 @@ def main():
     if mutant := environ.get("LINNET_CRASH_MUTANT"):
         seed(mutant)
     from linnet_agent import __main__ as program  # noqa: PLC0415 - after the mistake is seeded
-    from linnet_agent import app, command  # noqa: PLC0415
+    from linnet_agent import app, command, selftest  # noqa: PLC0415
     from linnet_agent.fetch import transport  # noqa: PLC0415
     from linnet_agent.verify import directory  # noqa: PLC0415
 
@@ -49,6 +50,9 @@ def main():
             return datetime.fromisoformat(told)
         return now + timedelta(seconds=float(told))
 
+    if told := environ.get("LINNET_CRASH_MEMORY"):
+        pid, _, mib = told.partition(":")
+        selftest.available_bytes = lambda: (int(mib) << 20) - held_bytes(pid)
     if environ.get("LINNET_CRASH_TRACED"):
         app._THREADS = directory._MAX_HASHERS = transport._MAX_WORKERS = 1
     flags = vars(program._parser().parse_args(sys.argv[1:]))
@@ -59,6 +63,12 @@ def main():
         jitter=random.random,
         checkpoint=checkpoint,
     )
+
+
+def held_bytes(pid):
+    """Return the private memory of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@
     |   +-- SelfTestFailedError         it loads or answers wrongly
     |   +-- SelfTestTimeoutError        it does not end in time
     |   +-- SelfTestCrashedError        it takes its process down
+    |   +-- SelfTestUnavailableError    the test itself could not begin (transient)
     |   +-- NotDeterministicError       it answers otherwise the second time
     |   +-- BudgetExceededError         it takes more memory or time than it was given
     |   +-- LoadFailedError             the server cannot load it
+    |   +-- NoMemoryError               it does not fit into memory beside what serves
     |   +-- HookFailedError             the program that uses the files did not take it
     |   +-- ServingNameTakenError       another deployment serves under its name
     |   +-- ServerUnavailableError      the server does not answer (transient)
@@ -210,6 +212,17 @@ class SelfTestCrashedError(ActivationError):
     remedy = "The model brings its runtime down; run it with the same onnxruntime elsewhere."
 
 
+class SelfTestUnavailableError(ActivationError):
+    """The self-test did not come as far as the model: nothing is known of that."""
+
+    reason = NodeReason.SELF_TEST_UNAVAILABLE
+    remedy = (
+        "Free memory and processes on the node, and check that the agent is installed whole; it is "
+        "tried again by itself."
+    )
+    transient = True
+
+
 class NotDeterministicError(ActivationError):
     """The same input gives two answers."""
 
@@ -231,6 +244,16 @@ class LoadFailedError(ActivationError):
     remedy = "See the server's log on this node."
 
 
+class NoMemoryError(ActivationError):
+    """The model does not fit into memory, or not beside what serves; that serves on."""
+
+    reason = NodeReason.NO_MEMORY
+    remedy = (
+        "Give the node more memory, or ship a smaller variant; or allow some seconds of 503 at "
+        "each change with spec.swap: Replace. Then linnet retry DEPLOYMENT tries again."
+    )
+
+
 class HookFailedError(ActivationError):
     """The program that uses the files could not be told, or did not take the model."""
 
@@ -244,8 +267,9 @@ class ServingNameTakenError(ActivationError):
     reason = NodeReason.SERVING_NAME_TAKEN
     remedy = (
         "Give one of the two deployments another spec.serving.name; or linnet abort DEPLOYMENT. If "
-        "the other one was deleted and left its model here (orphans in the status of the node's "
-        "ModelHost), make it anew with removal: Unload, and delete it once it is Ready."
+        "the other one was deleted with removal: Keep, its model serves on here (orphans in the "
+        "status of the node's ModelHost): to unload it, apply that ModelDeployment again, of the "
+        "same name and namespace and with removal: Unload, and delete it once it is Ready."
     )
 
 

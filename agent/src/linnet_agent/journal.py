@@ -61,6 +61,8 @@ class Order:
     """What one loaded revision may take; None: nobody has said."""
     latency_s: float | None = None
     """What one request may take; None: nobody has said."""
+    replace: bool = False
+    """True: what serves may be taken out first, where memory does not hold two."""
 
     def same_target(self, other: "Order | None") -> bool:
         """Tell whether both ask for the same state of the same revision."""
@@ -78,6 +80,22 @@ class Standing(StrEnum):
     """Revoked by the node's own ceiling: it may not even be the last one."""
 
 
+class SelfTested(StrEnum):
+    """What a self-test could show of a model that is well; always on the CPU."""
+
+    GOLDEN = "Golden"
+    """It answers its golden samples as its publisher wrote them."""
+    MADE_UP = "MadeUp"
+    """It answers made-up inputs soundly, and alike when they come twice."""
+    LOADED = "Loaded"
+    """It can be loaded; no made-up input suited it."""
+
+    @classmethod
+    def of(cls, *, golden: bool, ran: bool) -> "SelfTested":
+        """Return the word for what was done."""
+        return cls.GOLDEN if golden else cls.MADE_UP if ran else cls.LOADED
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """A revision that this node has, or had, complete and verified on its disk."""
@@ -93,6 +111,8 @@ class Known:
     why: str = ""
     """Of a standing that is not GOOD: the sentence."""
     tested: bool = False
+    test: SelfTested | None = None
+    """What its self-test showed; None: nothing, or nobody remembers."""
     committed: bool = False
     """True once this node has soaked and committed to it."""
 

@@ -79,6 +79,11 @@ class Metrics:
             ["alarm"],
             registry=self.registry,
         )
+        self.restores = Counter(
+            "linnet_agent_restores",
+            "Models that the server had let go of by itself, and that were loaded again.",
+            registry=self.registry,
+        )
         self.faults = Counter(
             "linnet_agent_faults",
             "Unexpected errors that a loop of the agent has survived.",

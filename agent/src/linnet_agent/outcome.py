@@ -22,6 +22,7 @@ from linnet_agent.journal import (
     Known,
     Order,
     Revert,
+    SelfTested,
     Standing,
     Step,
 )
@@ -200,6 +201,7 @@ def succeed(
     *,
     judged: Judged | None = None,
     known: Known | None = None,
+    tested: SelfTested | None = None,
 ) -> Journal:
     """Return the journal after ``action`` was done and is durable.
 
@@ -209,6 +211,7 @@ def succeed(
         facts: As they were when it was decided.
         judged: Of VERIFY: the decision, allowed.
         known: Of FETCH: what is on disk now.
+        tested: Of SELF_TEST: what it showed.
     """
     revision = action.revision
     match action.step:
@@ -225,7 +228,7 @@ def succeed(
             return replace(journal, reload=revision if revision == facts.current else None)
         case Step.SELF_TEST:
             assert revision is not None
-            return _update_known(journal, revision, tested=True)
+            return _update_known(journal, revision, tested=True, test=tested)
         case Step.SWAP if journal.revert is None:
             return _remember_before(journal, facts)
         case Step.FLIP:

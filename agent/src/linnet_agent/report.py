@@ -105,6 +105,7 @@ def _on_node(journal: Journal, revision: str | None) -> OnNode | None:
         serving_name=known.serving_name or None,
         activated_at=journal.activated_at if journal.activated == revision else None,
         soaked=journal.committed == revision,
+        self_test=None if known.test is None else known.test.value,
     )
 
 

@@ -5,8 +5,9 @@
 - What the model reads besides itself is looked at before ONNX Runtime sees it.
 - Outputs are of the declared types and shapes, finite unless the golden sample says otherwise, and
   the same in two runs; memory and the median latency are within what was given.
-- It says its verdict as one line of JSON on what was its standard output; whatever else is printed
-  goes to standard error.
+- On what was its standard output it says ``ready`` before it opens the model, then its verdict as
+  one line of JSON; whatever else is printed goes to standard error. A child that ends before that
+  word has met a fault of the node's.
 
 Started by ``selftest.run_self_test`` as ``python -I -m linnet_agent.selftest_child PLAN``.
 """
@@ -31,6 +32,7 @@ from linnet_agent.errors import (
     ActivationError,
     BudgetExceededError,
     ContentRefusedError,
+    NoMemoryError,
     NotDeterministicError,
     SelfTestFailedError,
 )
@@ -57,6 +59,8 @@ class Plan:
     threads: int
     cpu_s: int
     memory_bytes: int
+    scarce: bool
+    """True: that is what the node has left, not what somebody gave it."""
     latency_s: float | None
 
 
@@ -77,14 +81,14 @@ def main(arguments: list[str]) -> int:
     plan = Plan(**json.loads(arguments[0]))
     told = os.dup(1)
     os.dup2(2, 1)
-    verdict = judge(plan)
+    verdict = judge(plan, ready=lambda: os.write(told, b"ready\n"))
     os.write(told, json.dumps(verdict).encode())
     os.close(told)
     os._exit(0)  # the runtime's destructors have no say in the verdict
 
 
-def judge(plan: Plan) -> dict[str, Any]:
-    """Confine this process, test the model, and return the verdict as it is told."""
+def judge(plan: Plan, *, ready: Callable[[], object]) -> dict[str, Any]:
+    """Confine this process, say ``ready``, test the model, and return the verdict as it is told."""
     directory, measured = Path(plan.directory).resolve(), Measured()
     reason, message = "", ""
     measured.confined = confine(
@@ -94,13 +98,15 @@ def judge(plan: Plan) -> dict[str, Any]:
         new_user=os.geteuid() != 0 or directory.stat().st_uid == 0,
     )
     limit_data(_ARENA * plan.memory_bytes + _ARENA_BYTES)
+    ready()
     try:
         check_external_data(directory, plan.file)
         _test(plan, directory, measured)
     except (ActivationError, ContentRefusedError) as error:
         reason, message = str(error.reason), str(error)[:600]
     except MemoryError:
-        reason, message = str(BudgetExceededError.reason), _over_memory(plan)
+        over = _over_memory(plan, f"it wants more than the {plan.memory_bytes >> 20} MiB")
+        reason, message = str(over.reason), str(over)
     return {"reason": reason, "message": message, "measured": asdict(measured)}
 
 
@@ -133,10 +139,8 @@ def _test(plan: Plan, directory: Path, measured: Measured) -> None:
 
 def _check_budget(plan: Plan, measured: Measured) -> None:
     if measured.memory_bytes > plan.memory_bytes:
-        raise BudgetExceededError(
-            f"it takes {measured.memory_bytes >> 20} MiB beside its runtime; "
-            f"it may take {plan.memory_bytes >> 20}"
-        )
+        said = f"it takes {measured.memory_bytes >> 20} MiB beside its runtime, more than the "
+        raise _over_memory(plan, f"{said}{plan.memory_bytes >> 20} MiB")
     if plan.latency_s is not None and measured.latency_s > plan.latency_s:
         raise BudgetExceededError(
             f"one request takes {measured.latency_s * 1000:.3g} ms (median); "
@@ -298,8 +302,10 @@ def _raise_if_out_of_memory(error: Exception) -> None:
         raise MemoryError from error
 
 
-def _over_memory(plan: Plan) -> str:
-    return f"it wants more than the {plan.memory_bytes >> 20} MiB that it may take"
+def _over_memory(plan: Plan, said: str) -> ActivationError:
+    if plan.scarce:
+        return NoMemoryError(f"{said} that this node has left")
+    return BudgetExceededError(f"{said} that it may take")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from linnet_agent.errors import (
     BudgetExceededError,
     DiskFaultError,
     LoadFailedError,
+    NoMemoryError,
     NotOnnxError,
     ServerUnavailableError,
     ServingNameTakenError,
@@ -41,6 +42,7 @@ _REFUSALS: Final[Mapping[str, type[AgentError]]] = {
     "ServingNameTaken": ServingNameTakenError,
     "WrongVariant": WrongVariantError,
     "BudgetExceeded": BudgetExceededError,
+    "NoMemory": NoMemoryError,
     "DiskFault": DiskFaultError,
 }
 """By the server's word; any other is LoadFailed."""
@@ -125,13 +127,16 @@ class ServerClient:
                 f"linnet-server's answer cannot be read: {error!r}"[:300]
             ) from error
 
-    async def stage(self, key: ModelKey, directory: Path, *, fresh: bool = False) -> None:
+    async def stage(
+        self, key: ModelKey, directory: Path, *, fresh: bool = False, replace: bool = False
+    ) -> None:
         """Let the server load the revision in ``directory`` (absolute) beside what it serves.
 
         Args:
             key: Whose revision it is.
             directory: Where it lies.
             fresh: Load it although it is loaded: its files were replaced by good ones.
+            replace: Take what serves out first, where both do not fit into memory.
 
         Raises:
             AgentError: It cannot; nothing has changed.
@@ -140,9 +145,13 @@ class ServerClient:
         await self._ask(
             "PUT",
             f"{_path(key)}/staged",
-            body={"path": str(directory), "fresh": fresh},
+            body={"path": str(directory), "fresh": fresh, "replace": replace},
             timeout_s=_LOAD_TIMEOUT_S,
         )
+
+    async def vacate(self, key: ModelKey) -> None:
+        """Let the server take out what serves, until something is activated, or `unstage`."""
+        await self._ask("POST", f"{_path(key)}/vacate", timeout_s=_LOAD_TIMEOUT_S)
 
     async def activate(self, key: ModelKey, revision: str) -> None:
         """Let the staged ``revision`` serve.
@@ -153,8 +162,8 @@ class ServerClient:
         await self._ask("POST", f"{_path(key)}/activate", body={"revision": revision})
 
     async def unstage(self, key: ModelKey) -> None:
-        """Let the server free what is staged."""
-        await self._ask("DELETE", f"{_path(key)}/staged")
+        """Let the server free what is staged, and bring back what was taken out."""
+        await self._ask("DELETE", f"{_path(key)}/staged", timeout_s=_LOAD_TIMEOUT_S)
 
     async def remove(self, key: ModelKey) -> None:
         """Let the server stop serving a deployment."""

@@ -24,21 +24,32 @@ from linnet_agent.errors import (
     ClockUntrustedError,
     DiskFullError,
     KeylessUnavailableError,
+    NoMemoryError,
     ServerUnavailableError,
     TrustError,
     WrongVariantError,
 )
 from linnet_agent.fetch.throttle import start_delay
-from linnet_agent.fetch.variants import VariantChoice
-from linnet_agent.journal import Action, Facts, Journal, Judged, Known, Order, Standing, Step
+from linnet_agent.fetch.variants import VariantChoice, runtime_of
+from linnet_agent.journal import (
+    Action,
+    Facts,
+    Journal,
+    Judged,
+    Known,
+    Order,
+    SelfTested,
+    Standing,
+    Step,
+)
 from linnet_agent.judge import Answer
 from linnet_agent.parts import Parts
 from linnet_agent.programs import Handed
 from linnet_agent.room import choose_evictions, say_no_room
-from linnet_agent.selftest import Budget, run_self_test
+from linnet_agent.selftest import Budget, SelfTestReport, run_self_test
 from linnet_agent.store import ModelDirectory, ModelKey, ServingRecord, find_runnable
 from linnet_agent.verify.manifest import Artifact
-from linnet_api.reasons import NodeReason
+from linnet_api.reasons import NodeReason, NodeState
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +133,7 @@ class Steps:
         """
         revision = action.revision or ""
         client, metrics = self._parts.monitor.client, self._parts.metrics
+        tested: SelfTested | None = None
         match action.step:
             case Step.REJUDGE:
                 return await self._rejudge(action, journal)
@@ -136,11 +148,16 @@ class Steps:
                     await self._repair(revision)
             case Step.SELF_TEST:
                 with metrics.phase("self_test"):
-                    await self._self_test(revision, _order(journal))
+                    tested = await self._self_test(revision, _order(journal), facts)
             case Step.STAGE:
                 with metrics.phase("stage"):
                     path = self._directory.revision_path(revision)
-                    await client.stage(self._key, path, fresh=action.fresh)
+                    order = journal.order
+                    replaces = order is not None and order.replace
+                    await client.stage(self._key, path, fresh=action.fresh, replace=replaces)
+                if journal.state is NodeState.ACTIVE and not action.fresh:
+                    metrics.restores.inc()
+                    self.log("agent.restored", level=logging.WARNING, revision=revision)
             case Step.SWAP:
                 await asyncio.to_thread(self._directory.swap, revision)
             case Step.FLIP:
@@ -157,7 +174,7 @@ class Steps:
             case _:
                 pass
         self._parts.store.checkpoint(f"done.{action.step}")
-        return outcome.succeed(journal, action, facts)
+        return outcome.succeed(journal, action, facts, tested=tested)
 
     # --- trust
 
@@ -400,16 +417,51 @@ class Steps:
             file=names[0] if order.runtime == "Files" else find_runnable(names),
         )
 
-    async def _self_test(self, revision: str, order: Order) -> None:
+    async def _self_test(self, revision: str, order: Order, facts: Facts) -> SelfTested | None:
+        """Test a revision; where memory does not hold it beside what serves, instead of that."""
         record = self._directory.read_records()[revision]
         if record.runtime == "Files":
-            return
-        await self.unless_preempted(
+            return None
+        serves = facts.server is not None and facts.server.active is not None
+        try:
+            report = await self._test(record, order)
+        except NoMemoryError:
+            if not (order.replace and serves):
+                raise
+            report = await self._test_instead(record, order)
+        tested = SelfTested.of(golden=report.golden, ran=report.ran)
+        self.log(
+            "agent.self_tested",
+            revision=revision,
+            variant=record.variant,
+            device="CPU",
+            tested=str(tested),
+            load_s=round(report.load_s, 3),
+            latency_s=round(report.latency_s, 6),
+            memory_bytes=report.memory_bytes,
+        )
+        return tested
+
+    async def _test_instead(self, record: ServingRecord, order: Order) -> SelfTestReport:
+        """Test while nothing serves; what served comes back unless all is well."""
+        client = self._parts.monitor.client
+        self.log("agent.vacated", level=logging.WARNING, revision=record.revision)
+        try:
+            await client.vacate(self._key)
+            return await self._test(record, order)
+        except BaseException:
+            await client.unstage(self._key)
+            raise
+
+    async def _test(self, record: ServingRecord, order: Order) -> SelfTestReport:
+        # On a CPU nobody can tell how fast a GPU is.
+        latency_s = order.latency_s if runtime_of(record.variant) == "onnx" else None
+        return await self.unless_preempted(
             run_self_test(
                 self._parts.store.path_of(record.model_digest),
                 record.file,
                 timeout_s=self._parts.self_test_timeout_s,
-                budget=Budget(memory_bytes=order.memory_bytes, latency_s=order.latency_s),
+                budget=Budget(memory_bytes=order.memory_bytes, latency_s=latency_s),
                 threads=record.threads,
             )
         )

@@ -278,6 +278,7 @@ def order_of(spec: NodeModelSpec, *, owner: str | None = None) -> Order:
         latency_s=None
         if resources.latency is None
         else parse_duration(resources.latency).total_seconds(),
+        replace=desired.swap == "Replace",
     )
 
 

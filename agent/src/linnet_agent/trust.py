@@ -118,17 +118,17 @@ class TrustStore:
     def roots(self) -> Mapping[str, bytes]:
         """The trusted roots: the node's own by name, and what policies hold inline."""
         tuf = {} if self._tuf_root is None else {TUF_ROOT: self._tuf_root}
-        limits = () if self._ceiling is None else self._ceiling.policies
-        inline = inline_roots([*self._policies.values(), *limits])
+        limits = {} if self._ceiling is None else self._ceiling.policies
+        inline = inline_roots([*self._policies.values(), *limits.values()])
         return {**tuf, **self._node_roots, **inline}
 
     @property
     def stale(self) -> bool:
         """True where the hub was not heard for longer than a policy allows: an alarm, no stop."""
-        limits = () if self._ceiling is None else self._ceiling.policies
+        limits = {} if self._ceiling is None else self._ceiling.policies
         ages = [
             parse_duration(spec.freshness.max_trust_age)
-            for spec in (*self._policies.values(), *limits)
+            for spec in (*self._policies.values(), *limits.values())
             if spec.freshness.max_trust_age is not None
         ]
         if not ages:
@@ -200,7 +200,7 @@ class TrustStore:
         try:
             self._ceiling, self._ceiling_fault = load_ceiling(self._ceiling_file), ""
         except CeilingError as error:
-            self._ceiling, self._ceiling_fault = Ceiling(()), str(error)
+            self._ceiling, self._ceiling_fault = Ceiling({}), str(error)
             if before != self._ceiling_fault:
                 log.error("trust.ceiling.unreadable", extra={"cause": str(error)})  # noqa: TRY400 - expected
 

@@ -108,7 +108,8 @@ class Catalog:
         deployment = self.find(name)
         active = deployment.active
         if active is None:
-            why = deployment.failure or "it is loading"
+            loading = "it is loading" if deployment.taken_out is None else "it is being replaced"
+            why = deployment.failure or loading
             raise NotReadyError(f"model '{name}' is not ready: {why}")
         if version is not None and not active.has_version(version):
             raise NotFoundError(
@@ -217,8 +218,22 @@ class Catalog:
             there = staged.record.revision if staged else "nothing"
             raise NotStagedError(f"revision {revision[:80]} is not staged; {there} is")
 
+    async def vacate(self, key: DeploymentKey) -> None:
+        """Take the active revision out, so that its memory can be had: 503 from now on.
+
+        Until another one is activated, or it is brought back by `unstage`; twice is once.
+        """
+        deployment = self._deployments.get(key)
+        if deployment is None:
+            return
+        async with deployment.lock:
+            staged, deployment.staged = deployment.staged, None
+            await self._free(staged)
+            if deployment.active is not None:
+                await self._take_out(deployment, deployment.active)
+
     async def unstage(self, key: DeploymentKey) -> None:
-        """Free the staged revision, where there is one."""
+        """Free the staged revision, where there is one; what was taken out for it comes back."""
         deployment = self._deployments.get(key)
         if deployment is None:
             return
@@ -279,20 +294,28 @@ class Catalog:
         Raises:
             NoMemoryError: They do not fit.
         """
+        if self._fits(files):
+            return
+        staged, deployment.staged = deployment.staged, None
+        await self._free(staged)
+        active = deployment.active
+        if active is not None and replace and not self._fits(files):
+            await self._take_out(deployment, active)
+        self._loader.check_room(files)
+
+    async def _take_out(self, deployment: Deployment, active: LoadedRevision) -> None:
+        log.warning("server.replacing", extra=_facts(active.record))
+        self._metrics.mark_inactive(active.metrics)
+        deployment.active, deployment.record = None, active.record
+        deployment.taken_out = active.files
+        await self._free(active)
+
+    def _fits(self, files: RevisionFiles) -> bool:
         try:
             self._loader.check_room(files)
         except NoMemoryError:
-            staged, deployment.staged = deployment.staged, None
-            await self._free(staged)
-            active = deployment.active
-            if active is None or not replace:
-                self._loader.check_room(files)
-                return
-            log.warning("server.replacing", extra=_facts(active.record))
-            self._metrics.mark_inactive(active.metrics)
-            deployment.active, deployment.record = None, active.record
-            deployment.taken_out = active.files
-            await self._free(active)
+            return False
+        return True
 
     async def _bring_back(self, deployment: Deployment) -> None:
         """Load again what was taken out; nothing where nothing was."""

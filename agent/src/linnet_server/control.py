@@ -1,4 +1,5 @@
-"""The control API, on a Unix socket that only the agent can open: list, stage, activate, remove.
+"""The control API, on a Unix socket that only the agent can open: list, stage, vacate, activate,
+remove.
 
 - Every order is idempotent: an agent that died between sending and journalling sends it again.
 - An order that cannot be carried out changes nothing, and its answer has a reason from a closed
@@ -77,6 +78,9 @@ class ControlApp:
                     DeploymentKey(namespace, deployment), revision
                 )
                 return json_response({"revision": active.record.revision})
+            case "POST", ["control", "models", namespace, deployment, "vacate"]:
+                await self._catalog.vacate(DeploymentKey(namespace, deployment))
+                return Response(204)
             case "DELETE", ["control", "models", namespace, deployment, "staged"]:
                 await self._catalog.unstage(DeploymentKey(namespace, deployment))
                 return Response(204)

@@ -17,8 +17,8 @@
     │   └── DeadlineExceededError   504
     └── ControlError           an order of the agent that cannot be carried out
         ├── LoadFailedError         422
-        │   ├── LoadTimeoutError    422
-        │   └── NoMemoryError       422
+        │   └── LoadTimeoutError    422
+        ├── NoMemoryError           422
         ├── NotOnnxError            422
         ├── WrongVariantError       422
         ├── BudgetExceededError     422
@@ -160,10 +160,14 @@ class LoadTimeoutError(LoadFailedError):
     remedy = "Fold constants before you export, or raise --load-timeout-s."
 
 
-class NoMemoryError(LoadFailedError):
+class NoMemoryError(ControlError):
     """The model does not fit into memory beside what is there."""
 
-    remedy = "Allow --replace, which costs some seconds of 503, or give the node more memory."
+    reason = "NoMemory"
+    remedy = (
+        "Give the node more memory; or allow some seconds of 503 by spec.swap: Replace of the "
+        "deployment, and by --replace where no agent orders."
+    )
 
 
 class NotOnnxError(ControlError):
@@ -207,7 +211,7 @@ class ServingNameTakenError(ControlError):
     """Another deployment on this node serves, or has staged, the same name; it keeps it."""
 
     reason = "ServingNameTaken"
-    remedy = "Give one of the two another spec.serving.name."
+    remedy = "Give one of the two another spec.serving.name, or unload the other one."
 
 
 class InvalidOrderError(ControlError):

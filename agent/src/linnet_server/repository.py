@@ -89,9 +89,11 @@ class RepositoryApp:
             return
         for key, link in list_current(self._root):
             try:
-                yield read_revision(self._root, key, link)
+                files = read_revision(self._root, key, link)
             except ControlError:
                 continue  # the catalog says what is wrong with it
+            if files.record.is_served_here:
+                yield files
 
 
 def _state(version: str | None, state: str, reason: str) -> dict[str, Any]:

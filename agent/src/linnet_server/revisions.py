@@ -142,6 +142,8 @@ class Deployment:
                 "reason": self.failure.reason,
                 "message": str(self.failure),
             }
+        elif self.taken_out is not None:
+            state |= {"state": "Replacing", "message": "it has made room for another revision"}
         return self._identity(self.record) | state
 
     def describe_staged(self) -> dict[str, Any] | None:

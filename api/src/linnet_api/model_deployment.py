@@ -24,6 +24,9 @@ from linnet_api.fields import (
     rules,
 )
 
+Swap = Literal["Beside", "Replace"]
+"""What a change of revision may cost where memory does not hold two."""
+
 Variant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=63)]
 
 
@@ -35,7 +38,7 @@ class Serving(ApiModel):
         Field(
             description="Name under which clients ask for the model; immutable. Absent: metadata.name. The model is always "
             "served as <namespace>.<name> too. Where two deployments want one name on a node, who serves keeps it and the "
-            "other reports ServingNameTaken."
+            "other reports ServingNameTaken; one that was deleted with removal: Keep serves on, and keeps its name."
         ),
     ] = None
     runtime: Annotated[
@@ -69,7 +72,8 @@ class Resources(ApiModel):
         Duration | None,
         Field(
             description="How long one request may take on the node, such as 50ms: the median of the self-test's runs, alone, "
-            "on golden or made-up inputs. Absent: any time. A node that measures more refuses the revision (BudgetExceeded)."
+            "on golden or made-up inputs. Absent: any time. A node that measures more refuses the revision (BudgetExceeded). Not "
+            "measured of variants that run on a GPU: the self-test has none."
         ),
     ] = None
     disk: Annotated[
@@ -147,6 +151,17 @@ class ModelDeploymentSpec(ApiModel):
             json_schema_extra=ATOMIC,
         ),
     ] = ()
+    swap: Annotated[
+        Swap,
+        Field(
+            description="What a node may do whose memory does not hold two revisions. Beside (default): the new one is always "
+            "loaded beside the old, and where both do not fit it is refused (NoMemory) and the old one serves on: never an "
+            "outage. Replace: where both do not fit, and only there, the old one is taken out first, and clients get 503 with "
+            "Retry-After until the new one is loaded, or the old one is back; no more nodes than budget.maxUnavailable are sent "
+            "on at a time, but all go back at once. Of no effect with the runtime Files. No part of the revision: it counts "
+            "from the next order on."
+        ),
+    ] = "Beside"
     paused: Annotated[
         bool,
         Field(
@@ -157,7 +172,8 @@ class ModelDeploymentSpec(ApiModel):
     removal: Annotated[
         Literal["Keep", "Unload"],
         Field(
-            description="What a deletion of this object means for nodes. Keep (default): they serve on. Unload: all that have an "
+            description="What a deletion of this object means for nodes. Keep (default): they serve on, under its name, until it is "
+            "made anew and deleted with Unload. Unload: all that have an "
             "order are told to unload, paused or not, and the deletion waits (finalizer linnet.dev/unload) until each has "
             "reported Absent. A node not seen for the policy's offline.deferAfter is named and not waited for: its NodeModel "
             "stays, and it unloads at first contact. Without a running operator the deletion waits. Changing it to Keep lets "

@@ -18,7 +18,7 @@ from linnet_api.fields import (
     map_list,
     rules,
 )
-from linnet_api.model_deployment import Resources, Serving
+from linnet_api.model_deployment import Resources, Serving, Swap
 from linnet_api.reasons import NodeReason, NodeState
 
 
@@ -56,6 +56,13 @@ class Desired(ApiModel):
     resources: Annotated[
         Resources, Field(description="What it may take; the self-test holds it to that.")
     ] = Resources()
+    swap: Annotated[
+        Swap,
+        Field(
+            description="Replace: where memory does not hold both, the old revision is taken out first, 503 meanwhile. Beside "
+            "(default): it never is."
+        ),
+    ] = "Beside"
     variants: Annotated[
         tuple[Annotated[str, Field(max_length=63)], ...],
         Field(
@@ -149,6 +156,15 @@ class OnNode(ApiModel):
     ] = None
     activated_at: Annotated[Time | None, Field(description="When it began to serve.")] = None
     soaked: Annotated[bool, Field(description="True once the node has committed to it.")] = False
+    self_test: Annotated[
+        Literal["Golden", "MadeUp", "Loaded"] | None,
+        Field(
+            description="What the node's self-test showed, always on the CPU: Golden: it answers its golden samples rightly. "
+            "MadeUp: sound answers to made-up inputs. Loaded: no more than that, for no made-up input suited it. A variant for "
+            "a GPU is run there once by the server, on made-up inputs, before it is loaded. Absent: with the runtime Files, or "
+            "nobody remembers."
+        ),
+    ] = None
 
 
 class Verification(ApiModel):

@@ -85,7 +85,7 @@ class Key(ApiModel):
         str,
         Field(
             alias="publicKeyPEM",
-            description="An EC P-256, P-384 or P-521 public key in PEM form.",
+            description="A public key in PEM form: EC P-256, P-384 or P-521, or Ed25519.",
             min_length=64,
             max_length=4096,
             pattern=r"^\s*-----BEGIN PUBLIC KEY-----",

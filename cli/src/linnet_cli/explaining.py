@@ -21,6 +21,13 @@ _DECISIONS_SHOWN = 5
 _QUERY_SHOWN = 300
 
 
+_REPLACE = (
+    "Replace: where a node's memory does not hold both revisions, the old one is taken out first "
+    "and clients get 503 until the new one is loaded; no more nodes than budget.maxUnavailable "
+    "change at a time."
+)
+
+
 class Meaning(NamedTuple):
     """What a reason means, and the command for it; the target stands for ``NAME -n NAMESPACE``."""
 
@@ -152,7 +159,9 @@ STALLS = {
     "ServingNameTaken": Meaning(
         "Another deployment serves under this name on the same nodes, and who serves keeps it: "
         "choose another "
-        "serving.name in a new ModelDeployment.",
+        "serving.name in a new ModelDeployment. One that was deleted with removal: Keep serves on "
+        "as an orphan (status of ModelHost): apply it again with removal: Unload and delete it once "
+        "it is Ready.",
     ),
 }  # fmt: skip
 
@@ -179,6 +188,8 @@ def explain(
     rows: list[tuple[str, str]] = [("", _first_sentence(story)), ("revision", _revision(story))]
     if story.rollout and not story.ended:
         rows.append(("step", _step(story)))
+        if story.replaces:
+            rows.append(("swap", _REPLACE))
     rows += [("waits for" if story.waiting else "why", text) for text in _why(story)]
     rows += [("evidence", text) for text in _evidence(story, rollout or {})]
     rows += [("evidence", text) for text in _record(record)]

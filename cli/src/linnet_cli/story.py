@@ -107,6 +107,7 @@ class Story(NamedTuple):
     name: str
     source: str
     git_paused: bool
+    replaces: bool
     health: Health
     rollout: str
     phase: str
@@ -155,6 +156,7 @@ def tell(records: Records) -> Story:
         name=str(metadata["name"]),
         source=str(deployment.get("spec", {}).get("source", "")),
         git_paused=bool(deployment.get("spec", {}).get("paused")),
+        replaces=deployment.get("spec", {}).get("swap") == "Replace",
         health=health_of(deployment),
         rollout=str(rollout["metadata"]["name"]) if rollout else "",
         phase=str(state.get("phase") or ("New" if rollout else "")),

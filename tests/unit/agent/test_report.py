@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from linnet_agent.activate import Problem, WorkerView
-from linnet_agent.journal import Goal, Journal, Judged, Known, Order
+from linnet_agent.journal import Goal, Journal, Judged, Known, Order, SelfTested
 from linnet_agent.model_host import in_steps
 from linnet_agent.report import merge_patch, node_model_status
 from linnet_agent.steps import Progress
@@ -63,6 +63,19 @@ def test_current_says_since_when_and_whether_the_node_has_committed_to_it():
 
     assert (told.current.activated_at, told.current.soaked) == (NOON, False)
     assert (told.previous.activated_at, told.previous.soaked) == (None, True)
+
+
+def test_current_says_what_its_self_test_could_show():
+    told = status(view())
+    assert told.current.self_test is None
+
+    shown = view()
+    known = {
+        name: replace(known, test=SelfTested.of(golden=False, ran=True))
+        for name, known in shown.journal.known.items()
+    }
+    told = status(replace(shown, journal=replace(shown.journal, known=known)))
+    assert told.current.self_test == "MadeUp"
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,25 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from linnet_agent import selftest
 from linnet_agent.confine import NETWORK_NAMESPACE, SECCOMP
 from linnet_agent.errors import (
     BudgetExceededError,
     ContentRefusedError,
+    NoMemoryError,
     NotDeterministicError,
     NotOnnxError,
     SelfTestCrashedError,
     SelfTestFailedError,
     SelfTestTimeoutError,
+    SelfTestUnavailableError,
 )
 from linnet_agent.selftest import Budget, read_verdict, run_self_test
 from linnet_testbed.waiting import until
 
 pytestmark = pytest.mark.slow
+
+READY = b"ready\n"
 
 
 def write(
@@ -323,13 +328,13 @@ def children(pid=None):
 
 def test_a_signal_has_its_word():
     with pytest.raises(SelfTestCrashedError, match="SIGSEGV"):
-        read_verdict(-signal.SIGSEGV, b"", b"")
+        read_verdict(-signal.SIGSEGV, READY, b"")
     with pytest.raises(SelfTestTimeoutError, match="CPU"):
-        read_verdict(-signal.SIGXCPU, b"", b"")
-    with pytest.raises(BudgetExceededError, match="kernel"):
-        read_verdict(-signal.SIGKILL, b"", b"")
+        read_verdict(-signal.SIGXCPU, READY, b"")
+    with pytest.raises(NoMemoryError, match="kernel"):
+        read_verdict(-signal.SIGKILL, READY, b"")
     with pytest.raises(BudgetExceededError, match="memory"):
-        read_verdict(-signal.SIGABRT, b"", b"terminate called: std::bad_alloc\n")
+        read_verdict(-signal.SIGABRT, READY, b"terminate called: std::bad_alloc\n")
 
 
 @pytest.mark.parametrize(
@@ -345,12 +350,84 @@ def test_a_signal_has_its_word():
 )
 def test_a_child_that_says_nothing_sound_has_crashed(said):
     with pytest.raises(SelfTestCrashedError, match="last words"):
-        read_verdict(0, said, b"first\nlast words\n")
+        read_verdict(0, READY + said, b"first\nlast words\n")
 
 
 def test_a_child_that_fails_has_crashed_whatever_it_has_said():
     with pytest.raises(SelfTestCrashedError):
-        read_verdict(1, b'{"reason": "", "message": "", "measured": {}}', b"")
+        read_verdict(1, READY + b'{"reason": "", "message": "", "measured": {}}', b"")
+
+
+# --- what is not the model's fault
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(1, "ended with 1 "), (-signal.SIGSEGV, "SIGSEGV"), (-signal.SIGKILL, "SIGKILL")],
+)
+@pytest.mark.parametrize("said", [b"", b"read"])
+def test_a_child_that_ends_before_it_comes_to_the_model_says_nothing_of_it(code, words, said):
+    with pytest.raises(SelfTestUnavailableError, match=words) as caught:
+        read_verdict(code, said, b"ImportError: cannot map the library\n")
+
+    assert "cannot map the library" in str(caught.value)
+    assert caught.value.transient
+
+
+async def test_a_node_that_can_start_no_process_has_said_nothing_of_the_model(tmp_path):
+    double(tmp_path)
+    code = (
+        "import asyncio, pathlib, resource, sys\n"
+        "from linnet_agent.selftest import run_self_test\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n"
+        "asyncio.run(run_self_test(pathlib.Path(sys.argv[1]), 'model.onnx', timeout_s=60))\n"
+    )
+    agent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, str(tmp_path)), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await agent.communicate()
+
+    assert b"SelfTestUnavailableError: the self-test cannot be started: " in said, said.decode()
+    assert b"Too many open files" in said
+
+
+def instead_of_python(tmp_path, monkeypatch, script):
+    path = tmp_path / "instead"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+async def test_a_child_that_has_no_memory_to_load_its_libraries_blames_nobody(
+    tmp_path, monkeypatch
+):
+    double(tmp_path)
+    instead_of_python(tmp_path, monkeypatch, f'ulimit -v 60000; exec {sys.executable} "$@"')
+
+    await refused(tmp_path, SelfTestUnavailableError, "before it came to the model")
+
+
+async def test_without_its_interpreter_the_test_is_not_the_models_fault(tmp_path, monkeypatch):
+    double(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+
+    await refused(tmp_path, SelfTestUnavailableError, "cannot be started: .*No such file")
+
+
+async def test_a_child_that_never_comes_to_the_model_is_no_slow_model(tmp_path, monkeypatch):
+    double(tmp_path)
+    instead_of_python(tmp_path, monkeypatch, "exec sleep 600")
+
+    await refused(tmp_path, SelfTestUnavailableError, "had not begun", timeout_s=0.5)
+
+
+async def test_a_model_that_takes_what_the_node_has_left_is_told_apart(tmp_path, monkeypatch):
+    expand(tmp_path, 150_000_000)
+    monkeypatch.setattr(selftest, "available_bytes", lambda: 256 << 20)
+
+    await refused(tmp_path, NoMemoryError, "192 MiB that this node has left")
+    budget = Budget(memory_bytes=1 << 30)
+    await refused(tmp_path, NoMemoryError, "256 MiB that this node has left", budget=budget)
 
 
 def test_a_child_dies_with_the_agent(tmp_path):

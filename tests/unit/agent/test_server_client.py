@@ -1,6 +1,7 @@
 """Answers on the control socket that no sound linnet-server gives."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -8,6 +9,7 @@ from linnet_agent.errors import (
     BudgetExceededError,
     DiskFaultError,
     LoadFailedError,
+    NoMemoryError,
     NotOnnxError,
     ServerUnavailableError,
     WrongVariantError,
@@ -89,6 +91,7 @@ async def test_a_server_that_hangs_up_or_is_not_there_is_transient(fake, client,
         (422, {"reason": "WrongVariant", "message": "no"}, WrongVariantError),
         (422, {"reason": "BudgetExceeded", "message": "no"}, BudgetExceededError),
         (422, {"reason": "DiskFault", "message": "no"}, DiskFaultError),
+        (422, {"reason": "NoMemory", "message": "no"}, NoMemoryError),
         (422, {"reason": "Levitates", "message": "no"}, LoadFailedError),
         (422, b"<no>", LoadFailedError),
         (409, {"message": "no"}, ServerUnavailableError),
@@ -100,6 +103,23 @@ async def test_a_refusal_has_its_word(fake, client, tmp_path, status, body, erro
 
     with pytest.raises(error, match="no"):
         await client.stage(KEY, tmp_path)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_only_the_order_says_whether_what_serves_may_be_taken_out(
+    fake, client, tmp_path, replace
+):
+    told = []
+
+    def answer(request):
+        told.append(json.loads(request.body))
+        return fake.answer({"revision": "r2", "loadSeconds": 0.1})
+
+    fake.tell(answer)
+
+    await client.stage(KEY, tmp_path, replace=replace)
+
+    assert told == [{"path": str(tmp_path), "fresh": False, "replace": replace}]
 
 
 ABILITIES = {"targets": ["onnx", "tensorrt"], "accelerators": ["nvidia-sm87"], "gpu": "Orin"}

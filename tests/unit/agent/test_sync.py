@@ -56,6 +56,16 @@ def test_an_order_is_read_from_the_spec():
     assert (wanted.order.soak_s, wanted.order.threads) == (7, 2)
 
 
+@pytest.mark.parametrize(
+    ("swap", "replace"), [({}, False), ({"swap": "Beside"}, False), ({"swap": "Replace"}, True)]
+)
+def test_nothing_is_taken_out_that_the_order_does_not_say(swap, replace):
+    item = node_model()
+    item["spec"]["desired"] |= swap
+
+    assert read_wanted(item).order.replace is replace
+
+
 def test_the_serving_name_of_an_order_without_one_is_the_deployments():
     item = node_model()
     del item["spec"]["desired"]["serving"]

@@ -32,6 +32,16 @@ def test_json_and_yaml_say_the_same(stories, linnet):
     assert {node["role"] for node in item["nodes"]} == {"candidate", "stable"}
 
 
+@pytest.mark.parametrize(("swap", "said"), [("Beside", False), ("Replace", True)])
+def test_explain_says_where_a_swap_may_cost_an_outage(stories, linnet, swap, said):
+    story = stories["baking"]()
+    story.objects["modeldeployments", story.namespace, "digits"]["spec"]["swap"] = swap
+
+    out = linnet(story.kube(), "explain", "digits").out
+
+    assert ("clients get 503" in " ".join(out.split())) is said
+
+
 def test_ascii_is_ascii(stories, linnet):
     assert linnet(stories["a-thousand"]().kube(), "status", "digits", "--ascii").out.isascii()
 

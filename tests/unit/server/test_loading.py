@@ -46,7 +46,31 @@ class Memory:
         self.bytes = size
 
     def __call__(self):
-        return self.bytes
+        return self.bytes() if callable(self.bytes) else self.bytes
+
+
+class RoomForOne:
+    """There is room where nothing serves."""
+
+    catalog = None
+
+    def __call__(self):
+        models = self.catalog.describe()["models"] if self.catalog else ()
+        return 0 if any(model["state"] == "Ready" for model in models) else 1 << 30
+
+
+@pytest.fixture
+def open_small_bench(open_bench):
+    """A bench whose memory holds one model."""
+
+    @contextlib.asynccontextmanager
+    async def bench():
+        room = RoomForOne()
+        async with open_bench(available=room) as opened:
+            room.catalog = opened.catalog
+            yield opened
+
+    return bench
 
 
 @pytest.mark.slow
@@ -133,28 +157,31 @@ async def test_a_candidate_that_does_not_fit_is_refused_with_the_numbers(node, m
     async with open_bench(available=Memory(10 << 20)) as bench:
         refused = await stage(bench, second)
 
-        assert (refused.status_code, refused.json()["reason"]) == (422, "LoadFailed")
+        assert (refused.status_code, refused.json()["reason"]) == (422, "NoMemory")
         assert "10 MiB can be had" in refused.json()["message"]
-        assert "--replace" in refused.json()["remedy"]
+        assert "spec.swap: Replace" in refused.json()["remedy"]
         assert await answer_of(bench) == ("r1", 1)
 
 
 async def test_where_it_may_the_old_one_makes_room_and_clients_are_told_to_come_back(
-    node, models, open_bench
+    node, models, open_small_bench
 ):
     node.set_current(node.add(models.adder(1)))
     second = node.add(models.adder(2), revision="r2")
-    async with open_bench(available=Memory(0)) as bench:
+    async with open_small_bench() as bench:
         staged = await stage(bench, second, replace=True)
         meanwhile = await bench.client.post(INFER, json={"inputs": [X]})
         ready = await bench.client.get("/v2/health/ready")
         info = [name for name in await bench.samples() if name.startswith("linnet_model_info")]
+        states = (await bench.agent.get("/control/models")).json()["models"]
         again = await stage(bench, second, replace=True)
         await activate(bench, "r2")
 
         assert staged.status_code == 200, staged.text
         assert (meanwhile.status_code, meanwhile.headers["retry-after"]) == (503, "1")
+        assert "it is being replaced" in meanwhile.json()["error"]
         assert ready.status_code == 503
+        assert [(one["revision"], one["state"]) for one in states] == [("r1", "Replacing")]
         assert info == []
         assert again.status_code == 200
         assert await answer_of(bench) == ("r2", 2)
@@ -170,21 +197,23 @@ async def test_room_is_made_only_where_it_is_needed(node, models, open_bench):
 
 
 async def test_what_made_room_comes_back_where_the_candidate_cannot_be_loaded(
-    node, models, open_bench
+    node, models, open_small_bench
 ):
     node.set_current(node.add(models.adder(1)))
     garbage = node.add(lambda path: path.write_bytes(b"not a model"), revision="r2")
-    async with open_bench(available=Memory(0)) as bench:
+    async with open_small_bench() as bench:
         refused = await stage(bench, garbage, replace=True)
 
         assert (refused.status_code, refused.json()["reason"]) == (422, "LoadFailed")
         assert await answer_of(bench) == ("r1", 1)
 
 
-async def test_what_made_room_comes_back_where_the_candidate_is_given_up(node, models, open_bench):
+async def test_what_made_room_comes_back_where_the_candidate_is_given_up(
+    node, models, open_small_bench
+):
     node.set_current(node.add(models.adder(1)))
     second = node.add(models.adder(2), revision="r2")
-    async with open_bench(available=Memory(0)) as bench:
+    async with open_small_bench() as bench:
         await stage(bench, second, replace=True)
         await bench.agent.delete(f"{CONTROL}/staged")
 
@@ -193,11 +222,11 @@ async def test_what_made_room_comes_back_where_the_candidate_is_given_up(node, m
 
 @pytest.mark.slow
 async def test_what_made_room_comes_back_where_nobody_waits_for_the_candidate_any_more(
-    node, models, open_bench
+    node, models, open_small_bench
 ):
     node.set_current(node.add(models.adder(1)))
     slow = node.add(models.slow_to_load(20), revision="r2")
-    async with open_bench(available=Memory(0)) as bench:
+    async with open_small_bench() as bench:
         staging = asyncio.ensure_future(stage(bench, slow, replace=True))
 
         async def made_room():
@@ -227,6 +256,64 @@ async def test_a_staged_revision_makes_room_before_the_active_one_does(node, mod
         assert refused.status_code == 422
         assert staged == []
         assert await answer_of(bench) == ("r1", 1)
+
+
+async def test_what_does_not_even_fit_alone_is_refused_and_the_old_one_comes_back(
+    node, models, open_bench
+):
+    node.set_current(node.add(models.adder(1)))
+    second = node.add(models.adder(2), revision="r2")
+    async with open_bench(available=Memory(0)) as bench:
+        refused = await stage(bench, second, replace=True)
+
+        assert (refused.status_code, refused.json()["reason"]) == (422, "NoMemory")
+        assert await answer_of(bench) == ("r1", 1)
+
+
+async def test_a_staged_revision_that_makes_room_enough_spares_the_active_one(
+    node, models, open_bench
+):
+    node.set_current(node.add(models.adder(1)))
+    second = node.add(models.adder(2), revision="r2")
+    third = node.add(models.adder(3), revision="r3")
+    memory = Memory()
+    async with open_bench(available=memory) as bench:
+        await stage(bench, second)
+        memory.bytes = lambda: 0 if bench.catalog.describe()["staged"] else 1 << 30
+
+        assert (await stage(bench, third, replace=True)).status_code == 200
+        assert await answer_of(bench) == ("r1", 1)
+
+
+async def test_the_old_one_can_be_staged_again_instead_of_what_it_made_room_for(
+    node, models, open_small_bench
+):
+    first = node.add(models.adder(1))
+    node.set_current(first)
+    second = node.add(models.adder(2), revision="r2")
+    async with open_small_bench() as bench:
+        await stage(bench, second, replace=True)
+        await stage(bench, first)
+        await activate(bench, "r1")
+
+        assert await answer_of(bench) == ("r1", 1)
+        assert (await bench.agent.get("/control/models")).json()["staged"] == []
+
+
+async def test_what_serves_can_be_taken_out_and_comes_back_when_nothing_is_staged(
+    node, models, open_bench
+):
+    node.set_current(node.add(models.adder(1)))
+    async with open_bench() as bench:
+        for _ in range(2):
+            assert (await bench.agent.post(f"{CONTROL}/vacate")).status_code == 204
+        answer = await bench.client.post(INFER, json={"inputs": [X]})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+        await bench.agent.delete(f"{CONTROL}/staged")
+
+        assert await answer_of(bench) == ("r1", 1)
+        assert (await bench.agent.post("/control/models/a/b/vacate")).status_code == 204
 
 
 async def test_replace_is_true_or_false(node, models, open_bench):

@@ -38,6 +38,15 @@ async def test_unload_takes_a_model_out_and_load_brings_it_back(node, models, op
         assert await index(bench) == both
 
 
+async def test_what_a_program_of_the_users_own_has_is_not_the_servers(node, models, open_bench):
+    node.set_current(node.add(models.adder(1), runtime="Files"))
+    async with open_bench() as bench:
+        answer = await bench.agent.post(f"{ROOT}/models/defects/load", json={})
+
+        assert answer.status_code == 404
+        assert await index(bench) == []
+
+
 async def test_load_of_what_serves_takes_what_current_names_now(node, models, open_bench):
     node.set_current(node.add(models.adder(1)))
     async with open_bench() as bench:

@@ -86,7 +86,9 @@ class Workshop:
             artifact,
             expected_model=model,
             policies={f"p{index}": policy for index, policy in enumerate(policies)},
-            ceiling=None if ceiling is None else Ceiling(tuple(ceiling)),
+            ceiling=None
+            if ceiling is None
+            else Ceiling({f"limit-{index}": spec for index, spec in enumerate(ceiling)}),
             floor=floor,
             **({"now": NOON} | more),
         )

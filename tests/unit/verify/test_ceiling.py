@@ -28,7 +28,9 @@ def test_a_file_may_hold_several_policies(workshop, tmp_path):
     artifact = workshop.artifact(workshop.release.bundle(workshop.statement()))
 
     assert len(ceiling.policies) == 2
-    decision = workshop.judge(artifact, workshop.policy(), ceiling=ceiling.policies).decision
+    decision = workshop.judge(
+        artifact, workshop.policy(), ceiling=ceiling.policies.values()
+    ).decision
     assert decision.reason is NodeReason.CEILING
 
 

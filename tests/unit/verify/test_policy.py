@@ -86,7 +86,13 @@ def valid(start, end):
 
 def verdict(*policies, ceiling=None, **facts):
     named = {f"p{index}": spec for index, spec in enumerate(policies)}
-    return decide(replace(FACTS, **facts), policies=named, ceiling=ceiling)
+    return decide(replace(FACTS, **facts), policies=named, ceiling=limits(ceiling))
+
+
+def limits(ceiling):
+    if ceiling is None:
+        return None
+    return {f"limit-{index}": spec for index, spec in enumerate(ceiling)}
 
 
 @pytest.mark.parametrize(
@@ -527,6 +533,13 @@ def test_the_ceiling_alone_refuses_with_its_own_reason(limit):
     assert decision.refused_by == "ceiling"
 
 
+def test_a_policy_of_the_ceiling_is_called_by_its_name():
+    decision = verdict(policy(), ceiling=[policy(), policy(keys="b")])
+
+    assert "limit-1" in decision.message
+    assert "limit-0" not in decision.message
+
+
 @pytest.mark.parametrize(
     ("policies", "facts"),
     [
@@ -803,7 +816,7 @@ def test_of_two_that_serve_alike_the_same_is_told_in_any_order(facts):
 @given(_policies, st.none() | _policies, _facts, st.data())
 def test_order_never_matters(policies, ceiling, facts, data):
     named = [(f"p{index}", spec) for index, spec in enumerate(policies)]
-    first = decide(replace(FACTS, **facts), policies=dict(named), ceiling=ceiling)
+    first = decide(replace(FACTS, **facts), policies=dict(named), ceiling=limits(ceiling))
     shuffled = {
         **facts,
         "proofs": tuple(data.draw(st.permutations(facts["proofs"]))),
@@ -812,7 +825,7 @@ def test_order_never_matters(policies, ceiling, facts, data):
     again = decide(
         replace(FACTS, **shuffled),
         policies=dict(data.draw(st.permutations(named))),
-        ceiling=ceiling,
+        ceiling=limits(ceiling),
     )
 
     assert first == again
@@ -842,8 +855,8 @@ def test_the_hash_changes_with_the_trust_and_with_nothing_else():
         policy_hash({"p": one}, None),
         policy_hash({"p": other}, None),
         policy_hash({"q": one}, None),
-        policy_hash({"p": one}, []),
-        policy_hash({"p": one}, [one]),
+        policy_hash({"p": one}, {}),
+        policy_hash({"p": one}, {"l": one}),
         policy_hash({"p": one}, None, {"site": b"1"}),
         policy_hash({"p": one}, None, {"site": b"2"}),
     }

@@ -89,7 +89,7 @@ class _Trust:
     """What it is judged by."""
 
     policies: Mapping[str, TrustPolicySpec]
-    limits: tuple[TrustPolicySpec, ...] | None
+    limits: Mapping[str, TrustPolicySpec] | None
     keyless: KeylessVerifier | None
     roots: Mapping[str, bytes]
     keys: Mapping[str, VerificationKey]
@@ -99,7 +99,7 @@ class _Trust:
 
     @property
     def specs(self) -> tuple[TrustPolicySpec, ...]:
-        return (*self.policies.values(), *(self.limits or ()))
+        return (*self.policies.values(), *(self.limits or {}).values())
 
 
 def verify_artifact(
@@ -210,7 +210,7 @@ def _trust(
     kept_keys: Sequence[str] = (),
 ) -> _Trust:
     limits = None if ceiling is None else ceiling.policies
-    specs = (*policies.values(), *(limits or ()))
+    specs = (*policies.values(), *(limits or {}).values())
     return _Trust(
         policies=policies,
         limits=limits,

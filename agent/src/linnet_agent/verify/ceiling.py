@@ -8,6 +8,7 @@
 """
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,8 @@ _MAX_BYTES: Final = 4 << 20
 class Ceiling:
     """The node's own policies; a model must satisfy them too."""
 
-    policies: tuple[TrustPolicySpec, ...]
+    policies: Mapping[str, TrustPolicySpec]
+    """By name."""
 
 
 def load_ceiling(path: Path = DEFAULT_PATH) -> Ceiling | None:
@@ -53,7 +55,7 @@ def load_ceiling(path: Path = DEFAULT_PATH) -> Ceiling | None:
         msg = f"{path} cannot be read: {error}"
         raise CeilingError(msg) from error
     try:
-        return Ceiling(policies=tuple(parse_trust_policies(text).values()))
+        return Ceiling(parse_trust_policies(text))
     except ValueError as error:
         msg = f"{path}: {error}"
         raise CeilingError(msg) from error

@@ -129,7 +129,7 @@ def decide(
     facts: Facts,
     *,
     policies: Policies,
-    ceiling: Sequence[TrustPolicySpec] | None,
+    ceiling: Policies | None,
     roots: Mapping[str, bytes] | None = None,
 ) -> Decision:
     """Decide about one signed model.
@@ -137,7 +137,8 @@ def decide(
     Args:
         facts: What is known for certain.
         policies: The cluster's policies by name.
-        ceiling: The node's own policies; None where it has none. An empty one allows nothing.
+        ceiling: The node's own policies by name; None where it has none. An empty one allows
+            nothing.
         roots: The trusted roots that were asked; only for the decision's ``policy_hash``.
     """
     finding, by = _judge_all(facts, policies), policies
@@ -145,10 +146,9 @@ def decide(
     if (fault := _judge_name(facts)) is not None:
         finding = _telling([finding, fault])
     if ceiling is not None:
-        named = {f"ceiling[{position}]": spec for position, spec in enumerate(ceiling)}
-        limit = _judge_all(facts, named)
+        limit = _judge_all(facts, ceiling)
         if limit.reason is NodeReason.REVOKED or (_allows(finding) and not _allows(limit)):
-            finding, by, refused_by = _by_ceiling(limit), named, "ceiling"
+            finding, by, refused_by = _by_ceiling(limit), ceiling, "ceiling"
     return Decision(
         allowed=_allows(finding),
         reason=finding.reason,
@@ -165,13 +165,13 @@ def decide(
 
 def policy_hash(
     policies: Policies,
-    ceiling: Sequence[TrustPolicySpec] | None,
+    ceiling: Policies | None,
     roots: Mapping[str, bytes] | None = None,
 ) -> str:
     """Return 64 hex characters that change whenever the trust that is asked changes."""
     document = {
         "policies": {name: spec.to_dict() for name, spec in policies.items()},
-        "ceiling": None if ceiling is None else [spec.to_dict() for spec in ceiling],
+        "ceiling": None if ceiling is None else [spec.to_dict() for spec in ceiling.values()],
         "roots": {name: hashlib.sha256(root).hexdigest() for name, root in (roots or {}).items()},
     }
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

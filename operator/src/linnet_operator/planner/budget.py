@@ -3,6 +3,7 @@
 - maxUnavailable counts connected nodes whose model is out of service, and silent ones; it is at
   least one node.
 - maxDownloads counts connected nodes that have an order and have not settled.
+- With spec.swap Replace any node that is under way may go out of service: it counts as if it were.
 - A node that is out of service already may always be sent on: it can only become better.
 - Taking back costs nothing: the baseline lies on the disk.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from linnet_api.durations import share_of
+from linnet_api.model_deployment import Swap
 from linnet_api.rollout_policy import Budget
 from linnet_operator.planner.fleet import Fleet, is_out_of_service, is_settled
 from linnet_operator.planner.model import NodeView
@@ -25,6 +27,8 @@ class Room:
     unavailable: int
     downloads_limit: int
     downloads: int
+    replaces: bool = False
+    """True where a node may go out of service while it changes."""
 
     @property
     def spent(self) -> bool:
@@ -32,12 +36,18 @@ class Room:
         return self.unavailable >= self.limit
 
     @property
+    def swaps(self) -> int:
+        """How many nodes that serve may be sent on now."""
+        left = max(0, self.limit - self.unavailable)
+        return min(left, self.slots) if self.replaces or not left else self.slots
+
+    @property
     def slots(self) -> int:
         """How many nodes may begin to fetch now."""
         return max(0, self.downloads_limit - self.downloads)
 
 
-def room(budget: Budget, fleet: Fleet, *, now: datetime, had_model: bool) -> Room:
+def room(budget: Budget, fleet: Fleet, *, now: datetime, had_model: bool, swap: Swap) -> Room:
     """Return what is left of the budget.
 
     Args:
@@ -45,18 +55,24 @@ def room(budget: Budget, fleet: Fleet, *, now: datetime, had_model: bool) -> Roo
         fleet: The nodes.
         now: The time of the turn.
         had_model: False in a first rollout: nothing was in service, so nothing can go out of it.
+        swap: The deployment's.
     """
-    out = sum(is_out_of_service(node, now=now) for node in fleet.eligible) if had_model else 0
-    moving = sum(
-        node.order is not None and not is_settled(node) and node.connected(now)
+    replaces = had_model and swap == "Replace"
+    out = sum(
+        is_out_of_service(node, now=now) or (replaces and _is_under_way(node, now=now))
         for node in fleet.eligible
     )
     return Room(
         limit=unavailable_limit(budget, fleet),
-        unavailable=out + len(fleet.silent),
+        unavailable=(out if had_model else 0) + len(fleet.silent),
         downloads_limit=budget.max_downloads,
-        downloads=moving,
+        downloads=sum(_is_under_way(node, now=now) for node in fleet.eligible),
+        replaces=replaces,
     )
+
+
+def _is_under_way(node: NodeView, *, now: datetime) -> bool:
+    return node.order is not None and not is_settled(node) and node.connected(now)
 
 
 def unavailable_limit(budget: Budget, fleet: Fleet) -> int:
@@ -66,5 +82,12 @@ def unavailable_limit(budget: Budget, fleet: Fleet) -> int:
 
 def admit(nodes: Sequence[NodeView], left: Room, *, now: datetime) -> tuple[NodeView, ...]:
     """Return the first of ``nodes`` that may be sent on now, in their order."""
-    allowed = [node for node in nodes if not left.spent or is_out_of_service(node, now=now)]
+    allowed: list[NodeView] = []
+    swaps = left.swaps
+    for node in nodes:
+        if not is_out_of_service(node, now=now):
+            if swaps <= 0:
+                continue
+            swaps -= 1
+        allowed.append(node)
     return tuple(allowed[: left.slots])

@@ -27,6 +27,7 @@ MODEL_FAULTS = frozenset(
         NodeReason.NOT_DETERMINISTIC,
         NodeReason.BUDGET_EXCEEDED,
         NodeReason.LOAD_FAILED,
+        NodeReason.NO_MEMORY,
         NodeReason.HOOK_FAILED,
         NodeReason.SOAK_FAILED,
         NodeReason.LOOP_BREAKER,

@@ -62,6 +62,7 @@ class Desk:
                     artifact=to.digest,
                     serving=revision.serving,
                     resources=self.deployment.spec.resources,
+                    swap=self.deployment.spec.swap,
                     variants=revision.variants,
                 )
         return None

@@ -18,7 +18,6 @@ from linnet_api.reasons import RolloutPhase, WaitReason
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_operator.planner import bake, orders, removal, windows
 from linnet_operator.planner import status as say
-from linnet_operator.planner.budget import room
 from linnet_operator.planner.cohort import by_lot, domain_of
 from linnet_operator.planner.decide import decide
 from linnet_operator.planner.fleet import is_active, sort_out
@@ -171,7 +170,7 @@ def _orders(turn: Turn, drops: list[Write]) -> list[Order]:
         candidate=turn.candidate,
         stable=turn.stable,
         asked=turn.asked(status),
-        left=room(turn.policy.budget, turn.fleet, now=turn.now, had_model=turn.stable is not None),
+        left=turn.room,
         moving=turn.held is None,
     )
     return _without_dropped(found, drops)

@@ -296,7 +296,13 @@ def _orders(rest: Rest, drops: Sequence[Write]) -> list[Order]:
         rest.fleet,
         stable=rest.stable,
         bad=bad,
-        left=room(budget, rest.fleet, now=rest.now, had_model=rest.stable is not None),
+        left=room(
+            budget,
+            rest.fleet,
+            now=rest.now,
+            had_model=rest.stable is not None,
+            swap=rest.deployment.spec.swap,
+        ),
         moving=not rest.deployment.spec.paused,
     )
     return [order for order in found if order.node not in dropped]

@@ -21,7 +21,6 @@ from linnet_api.model_deployment import (
 from linnet_api.model_rollout import ModelRolloutStatus, RevisionRef
 from linnet_api.reasons import DeploymentReason, RolloutPhase, Verdict, WaitReason
 from linnet_operator.planner import bake, windows
-from linnet_operator.planner.budget import room
 from linnet_operator.planner.decide import (
     deadline_passed,
     gate_of,
@@ -204,12 +203,13 @@ def _activating(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
             f"{begin}; {names(silent)} took it and are lost since{trouble}",
         )
     unordered = [node for node in asked if not is_ordered(node, candidate)]
-    left = room(turn.policy.budget, turn.fleet, now=turn.now, had_model=turn.stable is not None)
+    left = turn.room
     if unordered and left.spent:
+        out = "out of service or on their way" if left.replaces else "out of service"
         return _wait(
             WaitReason.BUDGET,
             f"budget: {left.unavailable} of {left.limit} out",
-            f"{begin}; {left.unavailable} nodes are out of service and {left.limit} may be, so "
+            f"{begin}; {left.unavailable} nodes are {out} and {left.limit} may be, so "
             f"{len(unordered)} wait{trouble}",
         )
     reason = (

@@ -9,6 +9,7 @@ from linnet_api.model_rollout import ModelRolloutStatus, RevisionRef, StepStatus
 from linnet_api.reasons import RolloutPhase, WaitReason
 from linnet_api.rollout_policy import RolloutPolicySpec, Threshold
 from linnet_operator.planner import acts, quotas
+from linnet_operator.planner.budget import Room, room
 from linnet_operator.planner.fleet import Fleet
 from linnet_operator.planner.model import (
     DeploymentView,
@@ -77,6 +78,17 @@ class Turn:
         """Nodes that move last."""
         return quotas.control_count(
             self.policy, eligible_count=self.eligible_count, first_rollout=self.stable is None
+        )
+
+    @property
+    def room(self) -> Room:
+        """What the budget leaves at this moment."""
+        return room(
+            self.policy.budget,
+            self.fleet,
+            now=self.now,
+            had_model=self.stable is not None,
+            swap=self.deployment.spec.swap,
         )
 
     def quota(self, step: int) -> int:
