@@ -1,5 +1,6 @@
 """One node through good and bad days, with a real server and a real registry, and no hub."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -54,6 +55,28 @@ def test_of_two_agents_that_start_at_once_one_works_and_the_other_says_why_it_do
     assert node.answer(5.0) == (15.0, revision)
     assert sorted(agent.poll() or 0 for agent in both) == [0, 1]
     assert "another linnet-agent is at work" in (node.home / "agent.log").read_text()
+
+
+def test_what_somebody_unloads_by_hand_is_loaded_again_and_said(make_node, settled, wait_until):
+    node = make_node(copy_of=settled)
+    node.start_server()
+    revision = node.order(*R1, sequence=10)
+    node.start_agent()
+    node.wait_active(revision)
+
+    def serves():
+        with contextlib.suppress(httpx.HTTPError):  # it is still starting
+            return node.ask([1.0]).status_code == 200
+
+    wait_until(serves, what=node.tail)
+
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(node.socket))) as local:
+        local.post("http://server/v2/repository/models/digits/unload").raise_for_status()
+    assert node.ask([1.0]).status_code == 404
+
+    wait_until(serves, what=node.tail)
+    assert node.answer(5.0) == (10.0, revision)
+    assert '"agent.restored"' in (node.home / "agent.log").read_text()
 
 
 def test_sigterm_ends_an_agent_cleanly(make_node, settled):

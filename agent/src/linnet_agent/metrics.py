@@ -81,7 +81,7 @@ class Metrics:
         )
         self.restores = Counter(
             "linnet_agent_restores",
-            "Models that the server had let go of by itself, and that were loaded again.",
+            "Models that the server no longer served, and that were loaded again.",
             registry=self.registry,
         )
         self.faults = Counter(

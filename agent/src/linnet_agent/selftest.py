@@ -242,15 +242,33 @@ def _allowance(directory: Path, budget: Budget) -> tuple[int, bool]:
 
 def available_bytes() -> int | None:
     """Return the memory that can be had on this node; None where the kernel does not say."""
-    found: list[int] = []
+    found = [size for size in (_machine_bytes(), _container_bytes()) if size is not None]
+    return max(0, min(found)) if found else None
+
+
+def is_boxed_in() -> bool:
+    """Tell whether this container's own limit leaves less than the machine has.
+
+    Nothing that another container gives up helps then.
+    """
+    own, machine = _container_bytes(), _machine_bytes()
+    return own is not None and (machine is None or own < machine)
+
+
+def _machine_bytes() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    with contextlib.suppress(OSError, ValueError):  # a limit of the container's own
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return None
+
+
+def _container_bytes() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text(encoding="ascii"))
-        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return max(0, min(found)) if found else None
+        return limit - int((group / "memory.current").read_text(encoding="ascii"))
+    return None
 
 
 def read_verdict(returncode: int, said: bytes, last_words: bytes) -> SelfTestReport:

@@ -46,10 +46,10 @@ from linnet_agent.judge import Answer
 from linnet_agent.parts import Parts
 from linnet_agent.programs import Handed
 from linnet_agent.room import choose_evictions, say_no_room
-from linnet_agent.selftest import Budget, SelfTestReport, run_self_test
+from linnet_agent.selftest import Budget, SelfTestReport, is_boxed_in, run_self_test
 from linnet_agent.store import ModelDirectory, ModelKey, ServingRecord, find_runnable
 from linnet_agent.verify.manifest import Artifact
-from linnet_api.reasons import NodeReason, NodeState
+from linnet_api.reasons import NodeReason
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Steps:
                     order = journal.order
                     replaces = order is not None and order.replace
                     await client.stage(self._key, path, fresh=action.fresh, replace=replaces)
-                if journal.state is NodeState.ACTIVE and not action.fresh:
+                if revision == facts.current == journal.committed and not action.fresh:
                     metrics.restores.inc()
                     self.log("agent.restored", level=logging.WARNING, revision=revision)
             case Step.SWAP:
@@ -426,7 +426,7 @@ class Steps:
         try:
             report = await self._test(record, order)
         except NoMemoryError:
-            if not (order.replace and serves):
+            if not (order.replace and serves) or await asyncio.to_thread(is_boxed_in):
                 raise
             report = await self._test_instead(record, order)
         tested = SelfTested.of(golden=report.golden, ran=report.ran)
@@ -454,14 +454,12 @@ class Steps:
             raise
 
     async def _test(self, record: ServingRecord, order: Order) -> SelfTestReport:
-        # On a CPU nobody can tell how fast a GPU is.
-        latency_s = order.latency_s if runtime_of(record.variant) == "onnx" else None
         return await self.unless_preempted(
             run_self_test(
                 self._parts.store.path_of(record.model_digest),
                 record.file,
                 timeout_s=self._parts.self_test_timeout_s,
-                budget=Budget(memory_bytes=order.memory_bytes, latency_s=latency_s),
+                budget=budget_of(order, record.variant),
                 threads=record.threads,
             )
         )
@@ -500,6 +498,12 @@ class Steps:
         """Log a fact about this model."""
         named = {"namespace": self._key.namespace, "deployment": self._key.deployment}
         log.log(level, event, extra={**named, **facts})
+
+
+def budget_of(order: Order, variant: str) -> Budget:
+    """Return what a variant may take in its self-test; a CPU cannot tell how fast a GPU is."""
+    on_cpu = runtime_of(variant) == "onnx"
+    return Budget(memory_bytes=order.memory_bytes, latency_s=order.latency_s if on_cpu else None)
 
 
 def _order(journal: Journal) -> Order:

@@ -1,6 +1,6 @@
-"""The control API, on a Unix socket that only the agent can open: list, stage, vacate, activate,
-remove.
+"""The control API, on a Unix socket that only the agent can open.
 
+- List, stage, vacate, activate, remove; and the repository extension.
 - Every order is idempotent: an agent that died between sending and journalling sends it again.
 - An order that cannot be carried out changes nothing, and its answer has a reason from a closed
   list.

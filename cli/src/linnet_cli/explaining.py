@@ -160,8 +160,8 @@ STALLS = {
         "Another deployment serves under this name on the same nodes, and who serves keeps it: "
         "choose another "
         "serving.name in a new ModelDeployment. One that was deleted with removal: Keep serves on "
-        "as an orphan (status of ModelHost): apply it again with removal: Unload and delete it once "
-        "it is Ready.",
+        "as an orphan (status of ModelHost): apply it again with removal: Unload and delete it "
+        "once it is Ready.",
     ),
 }  # fmt: skip
 

@@ -7,7 +7,8 @@ from linnet_agent.activate import Problem, WorkerView
 from linnet_agent.journal import Goal, Journal, Judged, Known, Order, SelfTested
 from linnet_agent.model_host import in_steps
 from linnet_agent.report import merge_patch, node_model_status
-from linnet_agent.steps import Progress
+from linnet_agent.selftest import Budget
+from linnet_agent.steps import Progress, budget_of
 from linnet_agent.table import Alarm
 from linnet_api.model_host import Capacity
 from linnet_api.node_model import NodeModelStatus
@@ -76,6 +77,22 @@ def test_current_says_what_its_self_test_could_show():
     }
     told = status(replace(shown, journal=replace(shown.journal, known=known)))
     assert told.current.self_test == "MadeUp"
+
+
+@pytest.mark.parametrize(
+    ("variant", "latency_s"),
+    [
+        ("onnx", 0.05),
+        ("onnx-int8", 0.05),
+        ("onnx-cuda", None),
+        ("onnx-tensorrt-fp16", None),
+        ("tensorrt", None),
+    ],
+)
+def test_nobody_measures_on_a_cpu_how_fast_a_gpu_is(variant, latency_s):
+    order = Order(sequence=1, goal=Goal.ACTIVE, memory_bytes=1 << 20, latency_s=0.05)
+
+    assert budget_of(order, variant) == Budget(memory_bytes=1 << 20, latency_s=latency_s)
 
 
 @pytest.mark.parametrize(
