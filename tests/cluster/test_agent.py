@@ -14,33 +14,17 @@ import httpx
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from releases import Releases, golden_sample, linear
 
 from linnet_api.model_deployment import Serving
 from linnet_api.names import node_model_name
 from linnet_api.revisions import revision_of
-from linnet_cli.publish.keys import generate_key
-from linnet_cli.publish.push import push_model
-from linnet_cli.publish.sign import sign_model
 from linnet_testbed.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
-NODE, DEPLOYMENT, HOST = "edge-1", "digits", "registry.testbed"
+NODE, DEPLOYMENT = "edge-1", "digits"
 NUMBERS = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def lone(up):
-    """A bed of one node, with agent and server, and no operator."""
-    bed = up("lone", nodes=1, agents=True, operator=False)
-    yield bed
-    bed.node(NODE).restore()
-
-
-@pytest.fixture(scope="module")
-def keys():
-    """The release's key, and one that nobody trusts."""
-    return generate_key(), generate_key()
 
 
 FRAGILE = 1000
@@ -51,15 +35,8 @@ def build(directory, factor):
     directory.mkdir(parents=True)
     if factor == FRAGILE:
         build_fragile(directory)
-        return
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
-    constant = numpy_helper.from_array(np.array(factor, "f4"), "factor")
-    node = helper.make_node("Mul", ["x", "factor"], ["y"])
-    graph = helper.make_graph([node], "g", [x], [y], initializer=[constant])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 10
-    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    else:
+        (directory / "model.onnx").write_bytes(linear(factor, note=DEPLOYMENT))
 
 
 def build_fragile(directory):
@@ -75,19 +52,18 @@ def build_fragile(directory):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 10
     (directory / "model.onnx").write_bytes(model.SerializeToString())
-    one, other = ({"datatype": "FP32", "shape": [1], "data": [n]} for n in (1.0, float(FRAGILE)))
-    golden = {"inputs": {"x": one}, "outputs": {"y": other}}
-    (directory / "golden.json").write_text(json.dumps(golden))
+    (directory / "golden.json").write_text(golden_sample(float(FRAGILE)))
 
 
 class Hub:
     """Gives orders to one node for one model, and reads what it says."""
 
-    def __init__(self, bed, namespace, directory, keys):
+    def __init__(self, bed, namespace, directory):
         self.bed = bed
         self.namespace = namespace
         self._directory = directory
-        self._keys = keys
+        # The release, and one that nobody trusts.
+        self._signers = Releases(bed, namespace), Releases(bed, namespace)
         self.name = node_model_name(node=NODE, namespace=namespace, deployment=DEPLOYMENT)
         self._uid = bed.get("node", NODE)["metadata"]["uid"]
         self._artifacts = {}
@@ -99,22 +75,17 @@ class Hub:
             build(directory, factor)
             bundle = None
             if signer is not None:
-                bundle = sign_model(
-                    directory,
-                    model=model or f"{self.namespace}/{DEPLOYMENT}",
-                    counter=counter,
-                    private_key_pem=self._keys[signer][0],
-                )
-            source = f"oci://{HOST}/{self.namespace}/digits:{factor}"
-            mirrors = {HOST: self.bed.registry_url}
-            digest = push_model(directory, to=source, bundle=bundle, mirrors=mirrors)
+                model = model or f"{self.namespace}/{DEPLOYMENT}"
+                bundle = self._signers[signer].sign(directory, model, counter=counter)
+            release = self._signers[0]
+            digest = release.push(directory, DEPLOYMENT, factor, bundle=bundle)
             serving = Serving(name=DEPLOYMENT)
             revision = revision_of(artifact=digest, variants=(), serving=serving)
             self._artifacts[factor] = {
                 "state": "Active",
                 "revision": revision,
                 "number": factor,
-                "source": source,
+                "source": release.source(DEPLOYMENT, factor),
                 "artifact": digest,
                 "serving": serving.to_dict(),
             }
@@ -140,22 +111,8 @@ class Hub:
         )
         return desired.get("revision")
 
-    def trust(self, *signers, model=None):
-        authorities = [
-            {"name": f"a{number}", "key": {"publicKeyPEM": self._keys[number][1].decode()}}
-            for number in signers
-        ]
-        self.bed.apply(
-            {
-                "apiVersion": "linnet.dev/v1alpha1",
-                "kind": "TrustPolicy",
-                "metadata": {"name": self.namespace},
-                "spec": {
-                    "match": {"models": [model or f"{self.namespace}/*"]},
-                    "authorities": authorities,
-                },
-            }
-        )
+    def trust(self, *signers):
+        self._signers[0].trust(*(self._signers[number].public_key for number in signers))
 
     def object(self):
         return self.bed.get("-n", self.namespace, "nodemodel", self.name)
@@ -188,10 +145,10 @@ class Hub:
 
 
 @pytest.fixture
-def hub(lone, tmp_path, keys):
+def hub(lone, tmp_path):
     namespace = f"factory-{next(NUMBERS)}"
     lone.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    made = Hub(lone, namespace, tmp_path, keys)
+    made = Hub(lone, namespace, tmp_path)
     made.trust(0)
     yield made
     # The serving name is the node's, and the next test wants it.

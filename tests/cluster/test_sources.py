@@ -7,24 +7,21 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import httpx
-import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from releases import Releases, linear
 
 from linnet_agent.verify.envelope import parse_bundle
 from linnet_agent.verify.manifest import digest_of
 from linnet_api.model_deployment import Serving
 from linnet_api.names import node_model_name
 from linnet_api.revisions import revision_of
-from linnet_cli.publish.keys import generate_key
 from linnet_cli.publish.modelpack import pack
 from linnet_cli.publish.push import publish, publish_variants
-from linnet_cli.publish.sign import sign_model
 from linnet_testbed.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
-NODE, DEPLOYMENT, REGISTRY, WEB = "edge-1", "digits", "registry.testbed", "models.testbed"
+NODE, DEPLOYMENT, WEB = "edge-1", "digits", "models.testbed"
 NUMBERS = itertools.count(1)
 
 
@@ -45,12 +42,11 @@ def web(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lone(up, web):
-    """A bed of one node, with agent and server, and no operator."""
-    bed = up("sources", nodes=1, agents=True, operator=False)
-    (bed.node(NODE).etc / "mirrors").write_text(f"{WEB}={web.url}\n")
-    bed.node(NODE).start()
-    return bed
+def site(lone, web):
+    """The node, which finds the web server under its name."""
+    (lone.node(NODE).etc / "mirrors").write_text(f"{WEB}={web.url}\n")
+    lone.node(NODE).start()
+    return lone
 
 
 class Hub:
@@ -58,29 +54,17 @@ class Hub:
 
     def __init__(self, bed, namespace, directory):
         self.bed, self.namespace, self.directory = bed, namespace, directory
+        self.releases = Releases(bed, namespace)
         self.node = bed.node(NODE)
         self._name = node_model_name(node=NODE, namespace=namespace, deployment=DEPLOYMENT)
         self._uid = bed.get("node", NODE)["metadata"]["uid"]
-        self._private, self.public = generate_key()
         self._sequence = 1000
-
-    def apply(self, kind, name, spec, **more):
-        head = {"apiVersion": "linnet.dev/v1alpha1", "kind": kind}
-        self.bed.apply({**head, "metadata": {"name": name, **more}, "spec": spec})
 
     def sign(self, directory, factor):
         """Build a model that multiplies, and return what the release has signed over it."""
         directory.mkdir(parents=True)
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
-        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
-        constant = numpy_helper.from_array(np.array(factor, "f4"), "factor")
-        node = helper.make_node("Mul", ["x", "factor"], ["y"])
-        graph = helper.make_graph([node], "g", [x], [y], initializer=[constant])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        model.ir_version = 10
-        (directory / "model.onnx").write_bytes(model.SerializeToString())
-        name = f"{self.namespace}/{DEPLOYMENT}"
-        return sign_model(directory, model=name, counter=1, private_key_pem=self._private)
+        (directory / "model.onnx").write_bytes(linear(factor, note=DEPLOYMENT))
+        return self.releases.sign(directory, f"{self.namespace}/{DEPLOYMENT}", counter=1)
 
     def pack(self, name, factor):
         bundle = self.sign(self.directory / name, factor)
@@ -112,7 +96,14 @@ class Hub:
             "desired": desired,
             "soak": {"seconds": 0},
         }
-        self.apply("NodeModel", self._name, spec, namespace=self.namespace)
+        self.bed.apply(
+            {
+                "apiVersion": "linnet.dev/v1alpha1",
+                "kind": "NodeModel",
+                "metadata": {"name": self._name, "namespace": self.namespace},
+                "spec": spec,
+            }
+        )
 
     def status(self):
         found = self.bed.get("-n", self.namespace, "nodemodel", self._name)
@@ -143,13 +134,11 @@ class Hub:
 
 
 @pytest.fixture
-def hub(lone, tmp_path):
-    namespace = f"factory-{next(NUMBERS)}"
-    lone.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    made = Hub(lone, namespace, tmp_path)
-    authority = {"name": "release", "key": {"publicKeyPEM": made.public.decode()}}
-    policy = {"match": {"models": [f"{namespace}/*"]}, "authorities": [authority]}
-    made.apply("TrustPolicy", namespace, policy)
+def hub(site, tmp_path):
+    namespace = f"site-{next(NUMBERS)}"
+    site.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    made = Hub(site, namespace, tmp_path)
+    made.releases.trust()
     yield made
     made.unload()
 
@@ -182,9 +171,8 @@ def test_a_web_server_gives_what_model_signing_has_left_there(hub, web):
 def test_a_node_takes_the_first_variant_that_it_can_run(hub):
     names = {"tensorrt-fp16": 7, "onnx-int8": 8, "onnx": 9}
     packed = {name: hub.pack(name, factor) for name, factor in names.items()}
-    source = f"oci://{REGISTRY}/{hub.namespace}/variants:1"
-    mirrors = {REGISTRY: hub.bed.registry_url}
-    artifact = publish_variants(packed, to=source, mirrors=mirrors)
+    source = hub.releases.source("variants", 1)
+    artifact = publish_variants(packed, to=source, mirrors=hub.releases.mirrors)
 
     for wanted, name in ((["tensorrt-fp16", "onnx"], "onnx"), ([], "onnx-int8")):
         hub.order(source, artifact, variants=wanted)
