@@ -3,6 +3,8 @@
 Also: clocks that jump while the agent works.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from crashlab import record
 from crashlab.points import ERRORS, KILL, STEP, can_meet
@@ -16,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.timeout(300)]
 needs_strace = pytest.mark.skipif(record.missing() is not None, reason=str(record.missing()))
 
 R1, R2 = ("r1", 2.0), ("r2", 3.0)
+AT_ONCE = 3
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,9 @@ def points(lab, recording):
 def test_rules_2_3_and_8_a_fault_at_a_point_is_said_and_made_good(lab, recording, points, fault):
     possible = [point for point in points if can_meet(point, fault)]
 
-    outcomes = [disturb(lab, recording, point, fault) for point in dice(8).sample(possible, 3)]
+    points = dice(8).sample(possible, AT_ONCE)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(lambda point: disturb(lab, recording, point, fault), points))
 
     assert [outcome for outcome in outcomes if outcome.wrong] == []
     assert any(outcome.hit for outcome in outcomes)

@@ -5,6 +5,8 @@
 - The steps are not listed here: a first run writes down what it passes, the next ones die there.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from crashlab.node import KILLED
 
@@ -14,6 +16,7 @@ from linnet_api.reasons import NodeState
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
 
 R1, R2 = ("r1", 2.0), ("r2", 3.0)
+AT_ONCE = 3
 
 
 def run_to_the_end(node, revision, state):
@@ -28,8 +31,9 @@ def kill_everywhere(make_node, settled, numbered, *, give, state, part=slice(Non
     clean = make_node("clean", copy_of=settled)
     revision = give(clean)
     run_to_the_end(clean, revision, state)
-    rows = []
-    for number, step in enumerate(numbered(clean.passed())[part]):
+    steps = numbered(clean.passed())[part]
+
+    def kill(number, step):
         node = make_node(f"kill-{number}", copy_of=settled)
         assert give(node) == revision
         node.start_server()
@@ -45,8 +49,10 @@ def kill_everywhere(make_node, settled, numbered, *, give, state, part=slice(Non
         node.assert_rule_2()
         node.wait_tidy()
         node.stop()
-        rows.append((step, *before))
-    return revision, rows
+        return step, *before
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return revision, list(pool.map(kill, range(len(steps)), steps))
 
 
 def show(title, rows):
