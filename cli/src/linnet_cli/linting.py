@@ -142,32 +142,32 @@ def _sight_warnings(
         found.append(f"{where}: needs about {late} to clear a healthy model; {then}")
     harm, seen_s = sight.harms[-1]
     if seen_s is None:
-        least = "not even x100" if sight.smallest is None else f"from x{sight.smallest:g} on"
+        seen = "nor even x100" if sight.smallest is None else f"only from x{sight.smallest:g} on"
         found.append(
-            f"{where}: does not see the harm that detect names ({harm}) within {within}, a rise "
-            f"by a factor {least}"
+            f"{where}: does not see the harm that detect names ({harm}) within {within}, {seen}"
         )
-    thin = _thin(sight, step, policy)
-    return [f"{text}{thin}" for text in found]
+    return found + _thin(name, sight, step, policy) if found else []
 
 
-def _thin(sight: Sight, step: StepAhead, policy: RolloutPolicySpec) -> str:
-    """Return what the counts lack and what would help; empty where they are not thin."""
+def _thin(name: str, sight: Sight, step: StepAhead, policy: RolloutPolicySpec) -> list[str]:
+    """Return what the counts of a slow comparison lack, and what would help."""
     if step.stable and sight.beside_failures < _FEW_BESIDE:
         nodes = "node beside it fails" if step.stable == 1 else "nodes beside it fail"
-        return (
-            f". The {step.stable} {nodes} about {sight.beside_failures:.1f} times in that time, "
-            "too few to tell a bad day from a bad model: keep more of them (control), or wait "
-            "longer (decideWithin)"
-        )
+        return [
+            f"step {step.first}, {name}: the {step.stable} {nodes} about "
+            f"{sight.beside_failures:.1f} times within {format_duration(step.decide_within)}, too "
+            "few to tell a bad day from a bad model: keep more of them (control), or wait longer "
+            "(decideWithin)"
+        ]
     if 0.0 < sight.window_failures < _FEW_IN_A_WINDOW:
         window = parse_duration(policy.judge.history.window)
         enough = say_duration(window.total_seconds() * _FEW_IN_A_WINDOW / sight.window_failures)
-        return (
-            f". A window ({format_duration(window)}) holds about {sight.window_failures:.1f} "
-            f"failures of a node, too few to tell drift from chance: use windows of {enough}"
-        )
-    return ""
+        return [
+            f"{name}: a window of history ({format_duration(window)}) holds about "
+            f"{sight.window_failures:.1f} failures of a node, too few to tell drift from chance: "
+            f"use windows of {enough}"
+        ]
+    return []
 
 
 def _history_warnings(policy: RolloutPolicySpec, traffic: Traffic) -> list[str]:

@@ -9,6 +9,7 @@ Rules:
 - What cannot be seen in the time that there is, is None: never a guess.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -187,8 +188,9 @@ def _spread(nodes: Sequence[OwnHistory], count: int) -> list[OwnHistory]:
 
 
 def _smallest(holds: Callable[[float], bool]) -> float | None:
-    """Return the smallest factor of the closed list for which it holds."""
-    return next((factor for factor in EXCLUDABLE if holds(factor)), None)
+    """Return the smallest factor of the closed list from which on it holds."""
+    index = bisect_left(EXCLUDABLE, True, key=holds)
+    return EXCLUDABLE[index] if index < len(EXCLUDABLE) else None
 
 
 def _earliest(holds: Callable[[float], bool], *, within_s: float) -> float | None:

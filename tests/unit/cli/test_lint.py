@@ -116,6 +116,54 @@ def test_a_gate_that_can_hardly_decide_is_a_warning_with_numbers(settled, linnet
     )
 
 
+def test_a_window_without_failures_enough_is_a_warning_that_names_a_better_one(
+    settled, linnet, policy
+):
+    out = linnet(settled(past(per_window=30.0, failures=0.3)), "lint", policy()).out
+
+    assert (
+        "does not see the harm that detect names (x3 or +0.01 of requests) within 1h, only" in out
+    )
+    assert re.search(r"within 1h, only from x([4-9]|10) on\n", out)
+    assert out.count("too few") == 1
+    assert (
+        "warning: errors: a window of history (10m) holds about 0.3 failures of a node, too few to "
+        "tell drift from chance: use windows of 2h\n"
+    ) in out
+
+
+def test_too_few_failures_beside_a_step_are_a_warning_that_names_the_control_group(
+    settled, linnet, policy
+):
+    """A request a minute: the two beside the last step fail seven times in six hours."""
+    out = linnet(settled(past(per_window=10.0, failures=0.1)), "lint", policy()).out
+
+    assert re.search(
+        r"warning: step 3, errors: the 2 nodes beside it fail about [67]\.\d times within 6h, too "
+        r"few to tell a bad day from a bad model: keep more of them \(control\)",
+        out,
+    )
+
+
+def test_thick_counts_are_no_warning(settled, linnet, policy):
+    out = linnet(settled(past(per_window=20_000.0, failures=200.0)), "lint", policy()).out
+
+    assert "too few" not in out
+
+
+def test_several_comparisons_share_the_line_and_see_later():
+    """Their average condemns: one of three must be three times as sure."""
+    (_, step, _) = steps_ahead(spec(), eligible_count=10)
+
+    alone = foresee(past(), step, step_template(spec()))
+    of_three = foresee(past(), step, step_template(spec()), comparisons=3)
+
+    assert dict(of_three.harms)["x2"] > 1.05 * dict(alone.harms)["x2"]
+    assert alone.window_failures == pytest.approx(2.0)
+    assert alone.beside_failures == pytest.approx(7 * 20 * 0.01 * 6 * 60, rel=0.05)
+    assert alone.smallest in {1.2, 1.5, 2.0}
+
+
 def test_a_fleet_without_traffic_is_told_so(settled, linnet, policy):
     outcome = linnet(settled(past(per_window=0.0, failures=0.0)), "lint", policy())
 

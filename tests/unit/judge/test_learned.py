@@ -1,3 +1,6 @@
+from statistics import mean
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +50,28 @@ def test_drift_from_window_to_window_is_learned():
 
     assert learn(steady, interval_s=1, window_s=10).drift_quadratic == 0.0
     assert learn(drifting, interval_s=1, window_s=10).drift_quadratic > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("windows", [12, 24])
+@pytest.mark.parametrize("nodes", [6, 40])
+def test_chance_alone_is_not_taken_for_drift_where_windows_hold_one_failure(nodes, windows):
+    """A drift of 0.3, which matters, has a square of 0.09."""
+    dice = np.random.default_rng([nodes, windows])
+
+    def drift():
+        requests = dice.poisson(100, (nodes, windows))
+        failures = dice.binomial(requests, 0.01)
+        history = [
+            NodeHistory(node=f"n{i}", windows=tuple(zip(x, n, strict=True)))
+            for i, (x, n) in enumerate(zip(failures.tolist(), requests.tolist(), strict=True))
+        ]
+        return learn(history, interval_s=1, window_s=10).drift_quadratic
+
+    learned = [drift() for _ in range(60)]
+
+    assert mean(learned) < 0.03
+    assert sum(each == 0.0 for each in learned) >= 30
 
 
 def test_no_history_at_all_is_as_wide_as_can_be():
