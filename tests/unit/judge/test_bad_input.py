@@ -101,6 +101,28 @@ def test_a_shock_on_the_site_of_one_candidate_is_a_persons_matter(fleet, judged)
     assert said.message.startswith("the evidence of harm rests on a single node")
 
 
+@pytest.mark.parametrize("shock", [2.0, 4.0])
+@pytest.mark.parametrize(
+    "candidate_sites", ["aabb", "aaaa"], ids=["candidates on both sites", "all on that site"]
+)
+def test_a_shock_on_one_site_is_not_the_models_fault_where_stable_nodes_have_it_too(
+    fleet, judged, shock, candidate_sites
+):
+    """Their spread today is seen on the stable nodes, half of which stand on that site."""
+
+    def node(index, site):
+        failures = 30.0 * (shock if site == "a" else 1.0)
+        return fleet.count(index, failures, 3000.0, domain=site)
+
+    candidates = [node(index, site) for index, site in enumerate(candidate_sites)]
+    stable = [node(4 + index, site) for index, site in enumerate("aaaabbbb")]
+
+    assert judged(candidates, stable).verdict is not Verdict.FAIL
+    harmed = [fleet.count(i, 300.0, 3000.0, domain=s) for i, s in enumerate(candidate_sites)]
+    quiet = [fleet.count(4 + i, 30.0, 3000.0, domain=s) for i, s in enumerate("aaaabbbb")]
+    assert judged(harmed, quiet).verdict is Verdict.FAIL
+
+
 def test_a_billion_requests_decide_as_a_million_do(fleet, judged):
     learned = fleet.learned(failures=2e6, requests=2e8)
 
