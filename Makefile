@@ -10,7 +10,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
 
-.PHONY: help venv demo demo-down test lint fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
+STATIC := formats rules types contracts strict-types generated
+formats := ruff format --check .
+rules := ruff check .
+types := mypy
+contracts := lint-imports
+strict-types := pyright --pythonpath $(BIN)/python
+generated := python -m linnet_api.crdgen --check
+
+.PHONY: help venv demo demo-down test lint static $(STATIC) fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,14 +42,14 @@ demo-down: $(STAMP) ## Take down what the demo started
 test: $(STAMP) ## All tests; T=expr picks some
 	@$(BIN)/python -m pytest $(if $(T),-k "$(T)")
 
-lint: $(STAMP) ## Formats, types, contracts, quick pure tests, generated files
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-	@$(BIN)/pyright --pythonpath $(BIN)/python
-	@$(BIN)/python -m linnet_api.crdgen --check
+lint: static ## Formats, types, contracts, generated files, quick pure tests
 	@$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/planner tests/repo
+
+static: $(STAMP) ## What lint does without running anything
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync $(STATIC)
+
+$(STATIC): $(STAMP)
+	@$(BIN)/$($@)
 
 fix: $(STAMP) ## Format and mend what can be mended
 	@$(BIN)/ruff format .
