@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError, Message
 from linnet_server import inference_pb2 as pb
 from linnet_server.access import Access, TlsFiles, Tokens
 from linnet_server.access_log import log_grpc
-from linnet_server.budget import TOO_MANY, BodyBudget
+from linnet_server.budget import TOO_MANY, BodyBudget, counted
 from linnet_server.dataplane import DataPlane
 from linnet_server.errors import (
     BadRequestError,
@@ -153,15 +153,17 @@ class GrpcListener:
         name = question.DESCRIPTOR.name.removesuffix("Request")
 
         async def handle(raw: bytes, context: Context) -> Message:
+            fits = self._budget.take(counted(len(raw)))
+
             async def parse_and_answer(call: _Call) -> Message:
-                if not self._budget.take(len(raw)):
+                if not fits:
                     raise OverloadedError(TOO_MANY)
                 return await answer(_parse(question, raw), call)
 
             try:
                 return await self._respond(name, context, parse_and_answer)
             finally:
-                self._budget.give_back(len(raw))
+                self._budget.give_back(counted(len(raw)))
 
         # No deserializer: what it cannot read would be an error of the server's, with a traceback.
         return name, grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialize)

@@ -1,9 +1,12 @@
 """Who may ask: on loopback anybody; elsewhere a token, a certificate, or a flag says so."""
 
+import asyncio
+import contextlib
 import datetime as dt
 import ipaddress
 import json
 import logging
+import socket
 import ssl
 
 import grpc
@@ -14,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from linnet_server import access
+from linnet_server import access, http1
 from linnet_server.access import AccessError, TlsFiles, Tokens, is_loopback, open_access
 from linnet_server.errors import UnauthorizedError
 from linnet_server.inference_pb2 import ModelReadyRequest, ModelReadyResponse, ServerLiveResponse
@@ -220,6 +223,30 @@ def test_a_client_needs_a_certificate_of_the_ca(node, models, start_server, tmp_
             else:
                 with pytest.raises(grpc.RpcError):
                     ask(b"", timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "said", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "half a hello"]
+)
+async def test_who_never_ends_the_handshake_is_let_go(tmp_path, monkeypatch, said):
+    monkeypatch.setattr(http1, "HEAD_S", 0.5)
+    make_certificates(tmp_path)
+    opened = open_access(
+        None, TlsFiles(tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ca.pem")
+    )
+    sock = socket.create_server(("127.0.0.1", 0))
+    listener = http1.HttpListener(
+        lambda _: http1.Response(200), sock, max_body_bytes=1000, tls=opened.tls_context
+    )
+    await listener.start()
+    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    writer.write(said)
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+    await listener.stop(1.0)
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """The process on a bad day: models that never load, never end, eat memory or crash; kill -9."""
 
 import concurrent.futures
+import contextlib
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -269,3 +272,24 @@ def test_a_port_file_that_cannot_be_written_is_a_sentence(tmp_path, place):
     assert done.returncode == 1
     assert f"cannot write {place}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_out_of_file_descriptors_it_lives_and_serves_on_when_there_are_some(
+    node, models, start_server
+):
+    node.set_current(node.add(models.adder(1)))
+    server = start_server(node.root)
+    taken = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    limit = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(server.client())
+        assert served(first) == ("r1", 1)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (taken + 8, limit[1]))
+        port = int(server.ports[0])
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        assert [served(first) for _ in range(20)] == [("r1", 1)] * 20
+    with server.client() as client:
+        assert served(client) == ("r1", 1)
+    assert server.stop() == 0

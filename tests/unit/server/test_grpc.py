@@ -170,43 +170,68 @@ async def test_what_is_no_message_is_the_clients_fault(node, models, start_serve
             await infer(raw, timeout=20)
 
 
+@contextlib.asynccontextmanager
+async def listen(bench):
+    """A listener in this process, for what a real one takes minutes for."""
+    listener = public_grpc.GrpcListener(
+        DataPlane(bench.catalog, deadline_s=10, new_id=number_ids("a")),
+        address="127.0.0.1:0",
+        max_body_bytes=1024,
+        budget=BodyBudget(1024),
+        stopping=bench.stopping,
+        access=Access(None, None, None),
+        access_log=False,
+    )
+    await listener.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{listener.port}") as channel:
+        yield channel
+    await listener.stop(1.0)
+
+
+async def say_nothing():
+    await asyncio.Event().wait()
+    yield b""
+
+
+def infer_over(channel):
+    return channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=ModelInferRequest.SerializeToString,
+        response_deserializer=ModelInferResponse.FromString,
+    )
+
+
 async def test_a_call_that_never_says_its_message_holds_up_nobody_and_ends(
     node, models, open_bench, monkeypatch
 ):
     monkeypatch.setattr(public_grpc, "CONNECTION_AGE_S", 1)
     monkeypatch.setattr(public_grpc, "CONNECTION_GRACE_S", 1)
     node.set_current(node.add(models.adder(1)))
-    never = asyncio.Event()
 
-    async def say_nothing():
-        await never.wait()
-        yield b""
+    async with open_bench() as bench, listen(bench) as channel:
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(say_nothing())
+        infer = infer_over(channel)
+        assert (await infer(add_to_zero(), timeout=20)).model_version == "r1"
+        async with asyncio.timeout(60):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+        assert (await infer(add_to_zero(), timeout=20, wait_for_ready=True)).model_version
 
-    async with open_bench() as bench:
-        listener = public_grpc.GrpcListener(
-            DataPlane(bench.catalog, deadline_s=10, new_id=number_ids("a")),
-            address="127.0.0.1:0",
-            max_body_bytes=1024,
-            budget=BodyBudget(1024),
-            stopping=bench.stopping,
-            access=Access(None, None, None),
-            access_log=False,
-        )
-        await listener.start()
-        address = f"127.0.0.1:{listener.port}"
-        async with grpc.aio.insecure_channel(address) as channel:
-            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(say_nothing())
-            other = channel.unary_unary(
-                "/inference.GRPCInferenceService/ModelInfer",
-                request_serializer=ModelInferRequest.SerializeToString,
-                response_deserializer=ModelInferResponse.FromString,
-            )
-            assert (await other(add_to_zero(), timeout=20)).model_version == "r1"
-            async with asyncio.timeout(60):
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await call
-            assert (await other(add_to_zero(), timeout=20, wait_for_ready=True)).model_version
-        await listener.stop(1.0)
+
+async def test_one_call_too_many_is_refused_until_another_ends(
+    node, models, open_bench, monkeypatch
+):
+    monkeypatch.setattr(public_grpc, "MAX_CALLS", 1)
+    node.set_current(node.add(models.adder(1)))
+
+    async with open_bench() as bench, listen(bench) as channel, asyncio.timeout(60):
+        infer = infer_over(channel)
+        codes = set()
+        while codes != {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}:
+            calls = [infer(add_to_zero(), timeout=20) for _ in range(8)]
+            codes = {await call.code() for call in calls}
+        while await infer(add_to_zero(), timeout=20).code() is not grpc.StatusCode.OK:
+            pass
 
 
 async def test_messages_and_bodies_that_are_here_at_once_are_bounded_together(
