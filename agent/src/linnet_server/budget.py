@@ -2,6 +2,8 @@
 
 - Over HTTP a byte counts from its arrival, over gRPC from the end of its message: what of a message
   is still under way is gRPC's own, and known to nobody else.
+- The first `SMALL_BYTES` of a body count nothing: who asks little is answered when large bodies
+  have taken all there is. How many of these there can be, the number of connections bounds.
 - Whoever takes beyond the limit has taken all the same, and gives back in the end.
 - Only the loop's thread counts.
 """
@@ -10,7 +12,13 @@ from typing import Final
 
 HELD_BODIES: Final = 4
 """So many bodies of the largest size may be here at once."""
+SMALL_BYTES: Final = 64 << 10
 TOO_MANY: Final = "too many bytes of requests are here already"
+
+
+def counted(size: int) -> int:
+    """Return how many of a body's ``size`` bytes count."""
+    return max(0, size - SMALL_BYTES)
 
 
 class BodyBudget:

@@ -2,13 +2,18 @@
 
 - llhttp parses (httptools); what it refuses is a 400 and the end of the connection. Nothing is
   guessed, so nothing can be smuggled.
-- One request of a connection at a time, in order; while it is answered, nothing more is read.
+- One request of a connection at a time, in order; what comes behind it waits unread.
+- A client that is gone, or has said that it says no more, gets no answer that is still to be
+  computed: its place is somebody else's.
 - An answer that is there at once is written at once: no task, no queue. That is half of the bill of
   a model that takes ten microseconds.
-- A head has `HEAD_S` seconds, a body must come at `BODY_BYTES_S`, an answer must be taken within
-  `ANSWER_S`; a connection that does nothing may do so for `IDLE_S`. One sweep a second looks, while
-  there are connections.
-- The bodies that are here at once are bounded, by all connections together.
+- A head has `HEAD_S` seconds, a body must come at `BODY_BYTES_S` with no pause beyond `HEAD_S`,
+  however fast it came before; an answer must be taken within `ANSWER_S`; a connection that does
+  nothing may do so for `IDLE_S`. One sweep a second looks, while there are connections.
+- The bodies that are here at once are bounded, by all connections together. Where they are too
+  many, the one that has been under way for longest makes room.
+- An upgrade is declined by going on in HTTP/1.1 (RFC 9110, 7.8). llhttp takes an offered one as
+  taken, and would read the body as what comes next.
 - A connection that is lost takes its request with it.
 
 Source: RFC 9112; llhttp's strict mode.
@@ -29,7 +34,7 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-from linnet_server.budget import TOO_MANY, BodyBudget
+from linnet_server.budget import TOO_MANY, BodyBudget, counted
 from linnet_server.errors import BadRequestError, ServerError, TooLargeError
 
 log = logging.getLogger(__name__)
@@ -39,6 +44,7 @@ BODY_BYTES_S: Final = 16 << 10
 ANSWER_S: Final = 30.0
 IDLE_S: Final = 75.0
 """Longer than the pools of common clients: who closes first, loses a request now and then."""
+PARTING_S: Final = 1.0
 LINGER_S: Final = 2.0
 """So long is read on and thrown away after a refusal, that the client gets to read it."""
 
@@ -164,21 +170,30 @@ class HttpListener:
         )
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new requests; those under way have ``grace_s`` seconds to end."""
+        """Take no new connections after `PARTING_S`; what is under way has ``grace_s`` seconds."""
         assert self._server is not None
         self.stopping = True
+        # Who is closed between two requests may be asking in that very moment, and gets a reset: so
+        # answers first say, for a while, that they are the last ones of their connections.
+        if not await self._wait_all_gone(min(grace_s, PARTING_S)):
+            for connection in tuple(self._connections):
+                connection.close_where_idle()
         self._server.close()
-        for connection in tuple(self._connections):
-            connection.close_where_idle()
+        if not await self._wait_all_gone(grace_s):
+            log.warning("server.stop.late", extra={"connections": len(self._connections)})
+            for connection in tuple(self._connections):
+                connection.abort()
+
+    async def _wait_all_gone(self, seconds: float) -> bool:
+        """Return whether there are no connections any more, within ``seconds``."""
         try:
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout(seconds):
                 while self._connections:
                     self._all_gone.clear()
                     await self._all_gone.wait()
         except TimeoutError:
-            log.warning("server.stop.late", extra={"connections": len(self._connections)})
-            for connection in tuple(self._connections):
-                connection.abort()
+            return False
+        return True
 
     def join(self, connection: "_Connection") -> bool:
         """Take a new connection; False where there are too many."""
@@ -187,6 +202,19 @@ class HttpListener:
         self._connections.add(connection)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(1.0, self._look)
+        return True
+
+    def make_room(self, connection: "_Connection") -> bool:
+        """End the body that has been under way for longest, for the one of ``connection``.
+
+        False where that one is itself the slowest, or nobody is slow: then it is the one too many.
+        """
+        slow_since = monotonic() - HEAD_S
+        slow = [one for one in self._connections if one.has_part_since(slow_since)]
+        slowest = min(slow, key=lambda one: one.since, default=connection)
+        if slowest is connection:
+            return False
+        slowest.refuse(503, TOO_MANY)
         return True
 
     def leave(self, connection: "_Connection") -> None:
@@ -213,9 +241,11 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: collections.deque[tuple[Request, bool, bool]] = collections.deque()
         self._task: asyncio.Task[None] | None = None
-        self._since = monotonic()
+        self.since = monotonic()
         """When this phase began: idle, reading, answering, or lingering."""
-        self._asked_at = self._since
+        self._due_at = self.since + HEAD_S
+        self._looked_bytes = 0
+        self._asked_at = self.since
         self._reading = False
         self._lingering = False
         self._fresh = True
@@ -230,7 +260,8 @@ class _Connection(asyncio.Protocol):
         """Take the client on, where there is room."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
         if not self._listener.join(self):
-            self._refuse(503, "too many connections")
+            self.refuse(503, "too many connections")
+            self._transport.close()  # nobody looks after it: it may not linger
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way: nobody waits for it."""
@@ -242,11 +273,14 @@ class _Connection(asyncio.Protocol):
             self._task.cancel()
 
     def eof_received(self) -> bool:
-        """Keep the connection while there is something to answer: a half-close is allowed."""
+        """Close, unless answers wait to be taken.
+
+        A client that has gone looks like one that only has no more to say. Nearly all are gone.
+        """
         self._ended = True
         if self._listener.tls is not None:
             return False  # TLS has no half-close
-        return self._task is not None or bool(self._waiting)
+        return self._task is None and bool(self._waiting)
 
     def pause_writing(self) -> None:
         """Note that the client does not take what it is sent."""
@@ -256,7 +290,7 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._stuck_since = None
-        self._transport.resume_reading()
+        self._read_on()
         self._advance()
 
     def data_received(self, data: bytes) -> None:
@@ -264,24 +298,56 @@ class _Connection(asyncio.Protocol):
         if self._lingering:
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the request is complete all the same, and is answered as it is
+            self._parse(data)
+        except _RefusedError as error:
+            self.refuse(error.status, error.sentence)
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, _RefusedError):
-                self._refuse(cause.status, cause.sentence)
+                self.refuse(cause.status, cause.sentence)
             else:
-                self._refuse(400, "this is not HTTP/1.1 as RFC 9112 has it")
-            return
-        self._advance()
+                self.refuse(400, "this is not HTTP/1.1 as RFC 9112 has it")
+        else:
+            self._advance()
+            if self._task is not None and (self._waiting or self._reading):
+                self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Read again, with as much patience as at first."""
+        self._due_at = monotonic() + HEAD_S
+        self._transport.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = self._decline_upgrade() + data[offer.args[0] :]
+            else:
+                return
+
+    def _decline_upgrade(self) -> bytes:
+        """Return the head that has just been read, without its offer, for a parser of its own."""
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            raise _RefusedError(405, "this is no proxy")
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (method, self._url, version)]
+        for name, value in self._headers.items():
+            if name != b"upgrade":
+                lines.append(name + b": " + value)
+        self._begin()
+        self._parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join((*lines, b"", b""))
 
     # --- llhttp
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._reading = True
-        self._since = monotonic()
+        self.since = monotonic()
+        self._due_at = self.since + HEAD_S
+        self._looked_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
@@ -293,13 +359,19 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes | None) -> None:
         """Take a header."""
         value = value or b""
-        self._headers.setdefault(name.lower(), value)
+        lower = name.lower()
+        if lower not in self._headers:
+            self._headers[lower] = value
+        elif lower == b"transfer-encoding":
+            raise _RefusedError(400, "Transfer-Encoding is there twice")
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEAD_BYTES:
             raise _RefusedError.long_head()
 
     def on_headers_complete(self) -> None:
         """Refuse what need not be read to its end."""
+        if self._parser.should_upgrade():
+            return  # this head comes again
         headers = self._headers
         if b"host" not in headers and self._parser.get_http_version() == "1.1":
             raise _RefusedError(400, "there is no Host header")
@@ -314,13 +386,17 @@ class _Connection(asyncio.Protocol):
         self._body_bytes += len(part)
         if self._body_bytes > self._listener.max_body_bytes:
             raise _RefusedError.too_large(self._listener.max_body_bytes)
-        self._held_bytes += len(part)
-        if not self._listener.budget.take(len(part)):
-            raise _RefusedError(503, TOO_MANY)
         self._parts.append(part)
+        more = counted(self._body_bytes) - counted(self._body_bytes - len(part))
+        self._held_bytes += more
+        fits = self._listener.budget.take(more)
+        if more and not fits and not self._listener.make_room(self):
+            raise _RefusedError(503, TOO_MANY)
 
     def on_message_complete(self) -> None:
         """Put the request into the line."""
+        if self._parser.should_upgrade():
+            return
         parser, parts, url = self._parser, self._parts, self._url
         request = Request(
             parser.get_method().decode(),
@@ -342,14 +418,21 @@ class _Connection(asyncio.Protocol):
         if self._task is None and not self._waiting and not self._reading:
             self._transport.close()
 
+    def has_part_since(self, since: float) -> bool:
+        """Return whether a large body has been under way since then."""
+        return self._reading and self._held_bytes > 0 and self.since < since
+
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
 
     def look(self, now: float) -> None:
         """End what takes too long."""
-        waited_s = now - self._since
-        if self._stuck_since is not None:
+        waited_s = now - self.since
+        if self._transport.is_closing():
+            if waited_s > ANSWER_S:
+                self.abort()  # the rest of an answer that nobody takes
+        elif self._stuck_since is not None:
             if now - self._stuck_since > ANSWER_S:
                 self.abort()
         elif self._lingering:
@@ -358,8 +441,11 @@ class _Connection(asyncio.Protocol):
         elif self._task is not None:
             return  # a deadline of its own ends it
         elif self._reading:
-            if waited_s > HEAD_S + self._body_bytes / BODY_BYTES_S:
-                self._refuse(408, "the request takes too long to arrive")
+            earned_s = (self._body_bytes - self._looked_bytes) / BODY_BYTES_S
+            self._looked_bytes = self._body_bytes
+            self._due_at = min(self._due_at + earned_s, now + HEAD_S)
+            if now > self._due_at:
+                self.refuse(408, "the request takes too long to arrive")
         elif waited_s > (HEAD_S if self._fresh else IDLE_S):
             self._transport.close()
 
@@ -381,7 +467,6 @@ class _Connection(asyncio.Protocol):
             if isinstance(answer, Response):
                 self._write(answer, request, keep=keep, old=old)
             else:
-                self._transport.pause_reading()
                 self._task = asyncio.get_running_loop().create_task(
                     self._answer_later(answer, request, keep=keep, old=old)
                 )
@@ -395,7 +480,7 @@ class _Connection(asyncio.Protocol):
             return
         self._write(response, request, keep=keep, old=old)
         if self._stuck_since is None and not self._transport.is_closing():
-            self._transport.resume_reading()
+            self._read_on()
             self._advance()
 
     def _write(self, response: Response, request: Request, *, keep: bool, old: bool) -> None:
@@ -415,10 +500,10 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"".join(lines))
         else:
             self._transport.writelines((b"".join(lines), response.body))
-        self._since = monotonic()
-        self._release(len(request.body))
+        self.since = monotonic()
+        self._release(counted(len(request.body)))
         if self._listener.observe is not None:
-            self._listener.observe(request, response, self._since - self._asked_at)
+            self._listener.observe(request, response, self.since - self._asked_at)
         if not keep:
             self._transport.close()
 
@@ -426,10 +511,12 @@ class _Connection(asyncio.Protocol):
         self._held_bytes -= count
         self._listener.budget.give_back(count)
 
-    def _refuse(self, status: int, sentence: str) -> None:
+    def refuse(self, status: int, sentence: str) -> None:
         """Answer with an error, and end: what comes after cannot be told apart from a request."""
         self._waiting.clear()
         if self._task is None and not self._transport.is_closing():
+            self._release(self._held_bytes)
+            self._begin()
             body = orjson.dumps({"error": sentence})
             again = b"retry-after: 1\r\n" if status == 503 else b""
             head = b"%b%d\r\ncontent-type: application/json\r\n%bconnection: close\r\n\r\n"
@@ -437,7 +524,7 @@ class _Connection(asyncio.Protocol):
             if self._transport.can_write_eof():
                 self._transport.write_eof()
             self._lingering, self._reading = True, False
-            self._since = monotonic()
+            self.since = monotonic()
         else:
             self._transport.close()
 

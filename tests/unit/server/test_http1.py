@@ -146,15 +146,59 @@ async def test_an_encoded_slash_parts_nothing(service):
     assert [path for _, path, _ in service.asked] == ["/a%2Fb%20c", "/a%2fb", "/a b"]
 
 
-async def test_a_client_that_has_said_all_it_has_to_say_is_answered(service):
+UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 11\r\n\r\nGET / HTTP/",
+        b"Transfer-Encoding: chunked\r\n\r\nb\r\nGET / HTTP/\r\n0\r\n\r\n",
+    ],
+)
+async def test_an_upgrade_is_declined_and_its_body_stays_a_body(service, body, pieces):
+    raw = f"POST /up HTTP/1.1\r\nHost: x\r\n{UPGRADE}".encode() + body + get("/next") + last()
     reader, writer = await service.connect()
-    writer.write(get("/slow"))
-    writer.write_eof()
-    await service.was_asked.wait()
-    service.gate.set()
+    size = -(-len(raw) // pieces)
+    for start in range(0, len(raw), size):
+        writer.write(raw[start : start + size])
+        await asyncio.sleep(0.01)
     async with asyncio.timeout(10):
-        assert bodies(await reader.read()) == [(200, b"slow")]
+        assert [status for status, _ in bodies(await reader.read())] == [200] * 3
     writer.close()
+    assert service.asked == [
+        ("POST", "/up", b"GET / HTTP/"),
+        ("GET", "/next", b""),
+        ("GET", "/z", b""),
+    ]
+
+
+async def test_a_client_that_has_said_all_it_has_to_say_is_answered_at_once(service):
+    reader, writer = await service.connect()
+    writer.write(get("/a"))
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert bodies(await reader.read()) == [(200, b"/a")]
+    writer.close()
+
+
+@pytest.mark.parametrize("how", ["ends", "resets"])
+async def test_a_client_that_has_gone_gives_its_place_back(service, how):
+    _, writer = await service.connect()
+    writer.write(get("/slow"))
+    await service.was_asked.wait()
+    (connection,) = service.listener._connections
+    task = connection._task
+    if how == "ends":
+        writer.close()
+    else:
+        linger = (1).to_bytes(4, "little") + bytes(4)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 def post(*headers, body=b"", version="1.1"):
@@ -189,6 +233,22 @@ REFUSED = {
         400,
     ),
     "no host": (post("X: y"), 400),
+    "two transfer codings": (
+        post("Host: x", *["Transfer-Encoding: chunked"] * 2, body=b"0\r\n\r\n"),
+        400,
+    ),
+    "a tunnel": (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+    "an upgrade with both lengths": (
+        post(
+            "Host: x",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Content-Length: 3",
+            "Transfer-Encoding: chunked",
+            body=b"0\r\n\r\n",
+        ),
+        400,
+    ),
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "a head without end": (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000, 431),
@@ -266,6 +326,28 @@ async def test_a_byte_now_and_then_does_not_help(service):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
+async def test_who_was_fast_may_not_be_slow_for_it(service, monkeypatch):
+    monkeypatch.setattr(http1, "BODY_BYTES_S", 1)
+    burst = await service.send(post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * 999))
+    assert burst[9:12] == b"408"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
+async def test_a_steady_body_may_take_its_time(service, monkeypatch):
+    monkeypatch.setattr(http1, "BODY_BYTES_S", 20)
+    reader, writer = await service.connect()
+    writer.write(post("Host: x", "Content-Length: 100"))
+    for _ in range(50):
+        writer.write(b"aa")
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        assert (await reader.readuntil(b"/s"))[9:12] == b"200"
+    writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
 async def test_who_does_not_take_the_answer_is_let_go(service):
     with socket.create_connection(service.sock.getsockname()) as client:
         client.sendall(get("/much"))
@@ -282,16 +364,46 @@ async def test_too_many_connections(service, monkeypatch):
     refused = await service.send(b"")
     assert refused[9:12] == b"503"
     assert b"retry-after: 1" in refused
+    with socket.create_connection(service.sock.getsockname()) as silent:
+        silent.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):  # let go of, although the client keeps its end open
+            while await loop.sock_recv(silent, 1000):
+                pass
     writer.close()
 
 
-async def test_the_bodies_of_all_connections_together_are_bounded(service):
+@pytest.mark.slow
+async def test_slow_bodies_make_room_for_others(service, monkeypatch):
+    monkeypatch.setattr(budget, "SMALL_BYTES", 0)
+    most = post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * (LIMIT - 1))
+    slow = [await service.connect() for _ in range(budget.HELD_BODIES)]
+    for _, writer in slow:
+        writer.write(most)
+    async with asyncio.timeout(10):
+        while service.listener.budget.held_bytes < budget.HELD_BODIES * (LIMIT - 1):
+            await service.send(last())
+    monkeypatch.setattr(http1, "HEAD_S", 0.0)
+
+    body = b"b" * LIMIT
+    whole = post("Host: x", f"Content-Length: {LIMIT}", "Connection: close", body=body)
+    answer = await service.send(whole)
+
+    assert answer[9:12] == b"200"
+    async with asyncio.timeout(10):
+        assert (await slow[0][0].readuntil(b"\r\n\r\n"))[9:12] in {b"503", b"408"}
+    for _, writer in slow:
+        writer.close()
+
+
+async def test_the_bodies_of_all_connections_together_are_bounded(service, monkeypatch):
+    monkeypatch.setattr(budget, "SMALL_BYTES", 1)
     half = post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * (LIMIT - 1))
     waiting = [await service.connect() for _ in range(budget.HELD_BODIES)]
     for _, writer in waiting:
         writer.write(half)
     async with asyncio.timeout(10):
-        while service.listener.budget.held_bytes < budget.HELD_BODIES * (LIMIT - 1):
+        while service.listener.budget.held_bytes < budget.HELD_BODIES * (LIMIT - 2):
             await service.send(last())
 
     refused = await service.send(half)
@@ -333,6 +445,21 @@ async def test_stop_lets_the_running_answer_end_and_takes_no_other(service):
     await stopping
     assert bodies(await answer)[0] == (200, b"slow")
     idle_writer.close()
+
+
+async def test_who_asks_while_the_server_stops_is_told_and_not_cut_off(service):
+    reader, writer = await service.connect()
+    writer.write(get("/first"))
+    await reader.readuntil(b"/first")
+    stopping = asyncio.ensure_future(service.listener.stop(10.0))
+    await asyncio.sleep(0)
+    writer.write(get("/last"))
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+        await stopping
+    assert bodies(answer) == [(200, b"/last")]
+    assert b"connection: close" in answer
+    writer.close()
 
 
 async def test_stop_waits_no_longer_than_its_grace(service):
