@@ -64,6 +64,7 @@ bench: $(STAMP) ## Measure: server, memory, activation, planner
 
 bench-server: $(STAMP) ## Measure linnet-server beside Triton, MLServer, KServe and bare loops
 	@$(BIN)/python -m bench.server
+	@$(BIN)/python -m bench.options
 
 bench-swap: $(STAMP) ## Measure swaps under load beside Triton and MLServer; SIZE=quick
 	@$(BIN)/python -m bench.swap $(if $(SIZE),--size $(SIZE))
