@@ -29,6 +29,8 @@ def pytest_addoption(parser):
 
 def pytest_collection_finish(session):
     """Build what is not in the cache yet: the first time it takes longer than a test may."""
+    if session.config.option.collectonly:
+        return
     if any(item.path.is_relative_to(_HERE) for item in session.items):
         capture = session.config.pluginmanager.getplugin("capturemanager")
         binaries = Binaries(_settings().cache_home, Progress())

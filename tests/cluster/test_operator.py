@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,9 +17,8 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-import yaml
 
-from linnet_testbed import TestbedError
+from linnet_testbed import TestbedError, ports
 from linnet_testbed.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -42,18 +40,8 @@ def now(form):
 class Api:
     """The API server as the administrator sees it, in plain JSON."""
 
-    def __init__(self, kubeconfig):
-        config = yaml.safe_load(kubeconfig.read_text())
-        token = config["users"][0]["user"]["token"]
-        self._client = httpx.Client(
-            base_url=config["clusters"][0]["cluster"]["server"],
-            headers={"Authorization": f"Bearer {token}"},
-            verify=False,  # noqa: S501 - loopback, and the certificate is the bed's own
-            timeout=20,
-        )
-
-    def close(self):
-        self._client.close()
+    def __init__(self, client):
+        self._client = client
 
     def get(self, path):
         answer = self._client.get(path)
@@ -173,7 +161,7 @@ class Operator:
 
     def __init__(self, bed, log_path):
         self._bed, self._log_path = bed, log_path
-        self.port = free_port()
+        self.port = ports.any_free()
         self._process = None
 
     def start(self):
@@ -235,17 +223,9 @@ class Operator:
         return self._process.wait(20)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def api(bed):
-    api = Api(bed.kubeconfig)
-    yield api
-    api.close()
+def api(bed, connect):
+    return Api(connect(bed))
 
 
 @pytest.fixture(scope="module")
