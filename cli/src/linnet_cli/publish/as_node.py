@@ -65,7 +65,7 @@ def judge_as_node(args: argparse.Namespace) -> Report:
         OSError: Something cannot be read.
     """
     policies, ceiling = _policies(args), _ceiling(args.ceiling)
-    specs = (*policies.values(), *(() if ceiling is None else ceiling.policies))
+    specs = (*policies.values(), *(() if ceiling is None else ceiling.policies.values()))
     roots = {**_roots(args.trusted_root), **inline_roots(specs)}
     now = read_clock()
     keyless = _Remembering(ChildVerifier(roots, now=now)) if needs_keyless(specs) else None
