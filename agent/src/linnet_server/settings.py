@@ -105,8 +105,8 @@ class Settings(pydantic.BaseModel):
     )
     replace: bool = pydantic.Field(
         default=False,
-        description="Where two revisions do not fit into memory: take the old one out first, with "
-        "503 meanwhile. Default: refuse the new one.",
+        description="For models that no agent orders, where two revisions do not fit into memory: "
+        "take the old one out first, with 503 meanwhile. Default: refuse the new one.",
     )
     max_memory_bytes: int | None = pydantic.Field(
         default=None,
