@@ -17,7 +17,8 @@
     │   └── DeadlineExceededError   504
     └── ControlError           an order of the agent that cannot be carried out
         ├── LoadFailedError         422
-        │   └── LoadTimeoutError    422
+        │   ├── LoadTimeoutError    422
+        │   └── WrongHintsError     422
         ├── NoMemoryError           422
         ├── NotOnnxError            422
         ├── WrongVariantError       422
@@ -151,13 +152,19 @@ class LoadFailedError(ControlError):
     """The runtime cannot load the model, or the protocol cannot carry its tensors."""
 
     reason = "LoadFailed"
-    remedy = "Run the model with the same onnxruntime where it was made."
+    remedy = "Check that the file is whole; run it with the same onnxruntime where it was made."
 
 
 class LoadTimeoutError(LoadFailedError):
     """The runtime was still loading when its time was over."""
 
     remedy = "Fold constants before you export, or raise --load-timeout-s."
+
+
+class WrongHintsError(LoadFailedError):
+    """What the publisher says about running the model cannot be read."""
+
+    remedy = "Mend runtime.json beside the model, as docs/reference/server.md has it, or ship none."
 
 
 class NoMemoryError(ControlError):
@@ -185,8 +192,8 @@ class WrongVariantError(ControlError):
 
     reason = "WrongVariant"
     remedy = (
-        "Name a variant that this node can run in spec.variants, or give it the GPU, its driver "
-        "and the server's image for it."
+        "Name a variant that this node can run, in spec.variants or by --variant for a bare model; "
+        "or give it the GPU, its driver and the server's image for it."
     )
 
 

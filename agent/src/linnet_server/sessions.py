@@ -2,6 +2,7 @@
 
 - Which runtime it is hangs on the variant; whoever uses a session cannot tell.
 - What needs a GPU is tried in a child before it is loaded here (`runtimes.trial`).
+- The warm-up runs the shapes that the publisher calls the usual ones, where he does.
 - A warm-up that fails does not fail the load: its inputs are made up, and a model may rightly
   refuse them. The agent's self-test, on samples of the publisher's, is what judges a model.
 
@@ -16,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from linnet_server.errors import BadRequestError, ModelFailedError, NotOnnxError
+from linnet_server.errors import BadRequestError, ModelFailedError, NoMemoryError, NotOnnxError
 from linnet_server.memory import trim
 from linnet_server.protocol import Signature
-from linnet_server.runtimes.hints import Hints, read_hints
+from linnet_server.runtimes.hints import read_hints
 from linnet_server.runtimes.interface import ModelFile, OpenedModel, generate_examples
 from linnet_server.runtimes.onnxruntime import open_onnx
 from linnet_server.runtimes.targets import Target, read_variant
@@ -112,8 +113,10 @@ def load_session(
     Raises:
         NotOnnxError: It is no ONNX file.
         WrongVariantError: It needs a GPU or a runtime that this node has not.
-        LoadFailedError: The runtime cannot load it, or the protocol cannot carry its tensors.
+        LoadFailedError: The runtime cannot load it, the protocol cannot carry its tensors, or what
+            the publisher says about running it cannot be read.
         BudgetExceededError: Memory or time ran out where it was tried.
+        NoMemoryError: Its inputs do not fit.
         EngineCacheError: What is built from it cannot be kept.
     """
     if path.suffix != ".onnx":
@@ -125,11 +128,15 @@ def load_session(
         digest=digest or ("" if on_cpu else _hash(path)),
         target=target,
         threads=threads,
-        hints=Hints() if on_cpu else read_hints(path.parent),
+        hints=read_hints(path.parent),
         cache=cache,
     )
     opened = _open(model)
-    return Session(opened, generate_examples(opened.signature, model.hints))
+    try:
+        return Session(opened, generate_examples(opened.signature, model.hints))
+    except (MemoryError, ValueError) as exc:
+        opened.close()
+        raise NoMemoryError(f"inputs of its shapes do not fit into memory: {exc}") from exc
 
 
 def _open(model: ModelFile) -> OpenedModel:

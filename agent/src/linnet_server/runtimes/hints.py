@@ -3,21 +3,24 @@
     {"profiles": {"x": {"min": [1, 3, 64, 64], "opt": [8, 3, 64, 64], "max": [32, 3, 64, 64]}},
      "workspaceBytes": 1073741824, "optimizationLevel": 3, "ioBinding": false, "strict": false}
 
-- Only GPUs need it, and only TensorRT asks for more than a batch: an engine is built for ranges of
-  shapes, and nobody but the publisher knows them.
-- The file is optional, bounded and read strictly: a word that is not known is refused.
+- Only TensorRT asks for more than a batch: an engine is built for ranges of shapes, and nobody but
+  the publisher knows them. On a CPU the first runs are of the best shape, and that is all.
+- The file is optional, bounded and read strictly, wherever the model runs: a word that is not known
+  is refused.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Final, Self
 
 import pydantic
 from pydantic.alias_generators import to_camel
 
-from linnet_server.errors import LoadFailedError
+from linnet_server.errors import WrongHintsError
 
 HINTS_FILE: Final = "runtime.json"
 _MAX_BYTES: Final = 1 << 20
+_MAX_ELEMENTS: Final = 64 << 20
 
 _Shape = Annotated[
     tuple[Annotated[int, pydantic.Field(ge=0, le=2**31 - 1)], ...], pydantic.Field(max_length=8)
@@ -48,6 +51,8 @@ class Profile(_Strict):
         sizes = zip(self.min, self.opt, self.max, strict=True)
         if not all(low <= best <= high for low, best, high in sizes):
             raise ValueError("no dimension may shrink from min over opt to max")
+        if math.prod(self.opt) > _MAX_ELEMENTS:
+            raise ValueError(f"opt is what the first runs have: at most {_MAX_ELEMENTS} elements")
         return self
 
 
@@ -55,7 +60,7 @@ class Hints(_Strict):
     """What the publisher says.
 
     Attributes:
-        profiles: By input: the shapes that a TensorRT engine is built for.
+        profiles: By input: the shapes that a TensorRT engine is built for, and first run with.
         workspace_bytes: GPU memory that the build may use for scratch; None: what TensorRT takes.
         optimization_level: How long TensorRT searches, 0 to 5; None: its own default.
         io_binding: Let ONNX Runtime bind tensors to the GPU's memory; it pays where outputs are
@@ -74,19 +79,19 @@ def read_hints(directory: Path) -> Hints:
     """Return what is said in ``directory``, or nothing where there is no such file.
 
     Raises:
-        LoadFailedError: It cannot be read.
+        WrongHintsError: It cannot be read.
     """
     try:
         with (directory / HINTS_FILE).open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise LoadFailedError(f"{HINTS_FILE} is larger than {_MAX_BYTES} bytes")
+            raise WrongHintsError(f"{HINTS_FILE} is larger than {_MAX_BYTES} bytes")
         return Hints.model_validate_json(raw)
     except FileNotFoundError:
         return Hints()
     except OSError as exc:
-        raise LoadFailedError(f"{HINTS_FILE} cannot be read: {exc.strerror}") from exc
+        raise WrongHintsError(f"{HINTS_FILE} cannot be read: {exc.strerror}") from exc
     except pydantic.ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise LoadFailedError(f"{HINTS_FILE}: {where}: {first['msg']}") from exc
+        raise WrongHintsError(f"{HINTS_FILE}: {where}: {first['msg']}") from exc

@@ -11,7 +11,13 @@ from onnx import TensorProto
 
 import linnet_server
 from linnet_server import ort
-from linnet_server.errors import LoadFailedError, NotOnnxError, WrongVariantError
+from linnet_server.errors import (
+    LoadFailedError,
+    NoMemoryError,
+    NotOnnxError,
+    WrongHintsError,
+    WrongVariantError,
+)
 from linnet_server.runtimes import trial
 from linnet_server.runtimes.hints import Hints, Profile, read_hints
 from linnet_server.runtimes.interface import ModelFile
@@ -179,6 +185,11 @@ def test_no_hints_are_nothing_said(tmp_path):
         pytest.param(
             '{"profiles": {"x": {"min": [1], "opt": [1], "max": [9999999999]}}}', "max", id="huge"
         ),
+        pytest.param(
+            '{"profiles": {"x": {"min": [1, 1], "opt": [8193, 8192], "max": [9000, 9000]}}}',
+            "first runs have: at most",
+            id="a best shape that nobody can run",
+        ),
         pytest.param('{"profiles":' * 500, "JSON", id="deep"),
         pytest.param(" " * (1 << 20) + "{}", "larger than", id="large"),
     ],
@@ -188,6 +199,32 @@ def test_hints_that_cannot_be_read_are_refused(tmp_path, text, words):
 
     with pytest.raises(LoadFailedError, match=words):
         read_hints(tmp_path)
+
+
+def test_the_first_runs_have_the_publishers_best_shape(model):
+    plain = load_session(model, variant="onnx", threads=1)
+    profile = {"min": [1, 4], "opt": [8, 4], "max": [32, 4]}
+    (model.parent / "runtime.json").write_text(json.dumps({"profiles": {"x": profile}}))
+    hinted = load_session(model, variant="onnx", threads=1)
+
+    assert plain.warm_up().elements == 4
+    assert hinted.warm_up().elements == 32
+    beyond = np.zeros((33, 4), np.float32)
+    assert hinted.run({"x": beyond}, ["y"])[0].shape == (33, 4)
+
+
+def test_hints_that_cannot_be_read_are_refused_on_a_cpu_too(model):
+    (model.parent / "runtime.json").write_text('{"nonsense": 1}')
+
+    with pytest.raises(WrongHintsError, match="nonsense: Extra inputs"):
+        load_session(model, variant="onnx", threads=1)
+
+
+def test_shapes_that_no_memory_holds_are_a_verdict(models, tmp_path):
+    models.identity(TensorProto.FLOAT, dims=(1 << 24, 1 << 24))(tmp_path / "m.onnx")
+
+    with pytest.raises(NoMemoryError, match="inputs of its shapes"):
+        load_session(tmp_path / "m.onnx", variant="onnx", threads=1)
 
 
 def test_hints_come_to_the_child_as_they_are(model):
