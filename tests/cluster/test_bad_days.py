@@ -24,14 +24,9 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import onnx
 import pytest
-import yaml
-from onnx import TensorProto, helper, numpy_helper
+from releases import Releases, golden_sample, linear
 
-from linnet_cli.publish.keys import generate_key
-from linnet_cli.publish.push import push_model
-from linnet_cli.publish.sign import sign_model
 from linnet_testbed import TestbedError
 from linnet_testbed.ports import is_open
 from linnet_testbed.waiting import until
@@ -100,44 +95,6 @@ def serving(name, *nodes):
     return note
 
 
-def linear(factor, *, note, padding=0, secret=False):
-    """Return an ONNX model that answers ``factor * x``.
-
-    Args:
-        factor: What tells a version from another in its answers.
-        note: What makes the file differ from all others.
-        padding: So many random numbers besides, 4 bytes each.
-        secret: True adds a tensor whose data lie outside of the model.
-    """
-    dice = np.random.default_rng(list(note.encode()))
-    constants = [numpy_helper.from_array(np.float32(factor), "factor")]
-    if padding:
-        constants.append(numpy_helper.from_array(dice.random(padding, np.float32), "padding"))
-    if secret:
-        outside = TensorProto(name="secret", data_type=TensorProto.FLOAT, dims=[1])
-        outside.data_location = TensorProto.EXTERNAL
-        outside.external_data.add(key="location", value="../secret")
-        constants.append(outside)
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factor"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], doc_string=note)
-    model.ir_version = 9
-    if not secret:
-        onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-def golden_sample(answer):
-    """Return a golden sample: to 1 the model answers that."""
-    one, other = ({"datatype": "FP32", "shape": [1], "data": [x]} for x in (1.0, answer))
-    return {"inputs": {"x": one}, "outputs": {"y": other}, "tolerance": 1e-3}
-
-
 def ask(url, name, x=1.0):
     """Return what a server answers to ``x``; an error of the HTTP library where it does not."""
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [x]}]}
@@ -185,20 +142,9 @@ class Bad500(http.server.BaseHTTPRequestHandler):
 class Hub:
     """The API server as the administrator sees it, and the namespace of these tests."""
 
-    def __init__(self, bed, namespace, key, public_key):
-        self.bed, self.namespace, self.key = bed, namespace, key
-        self._public_key = public_key.decode()
-        config = yaml.safe_load(bed.kubeconfig.read_text())
-        token = config["users"][0]["user"]["token"]
-        self._client = httpx.Client(
-            base_url=config["clusters"][0]["cluster"]["server"],
-            headers={"Authorization": f"Bearer {token}"},
-            verify=False,  # noqa: S501 - loopback, and the certificate is the bed's own
-            timeout=20,
-        )
-
-    def close(self):
-        self._client.close()
+    def __init__(self, bed, client, namespace):
+        self.bed, self._client, self.namespace = bed, client, namespace
+        self.releases = Releases(bed, namespace)
 
     def get(self, path):
         """Return an object; None where there is none. An API server that starts is waited for."""
@@ -229,21 +175,6 @@ class Hub:
     def list(self, plural):
         return self.get(f"{API}/namespaces/{self.namespace}/{plural}")["items"]
 
-    def trust(self):
-        """Let the key sign every model of the namespace."""
-        spec = {
-            "match": {"models": [f"{self.namespace}/*"]},
-            "authorities": [{"name": "release", "key": {"publicKeyPEM": self._public_key}}],
-        }
-        self.bed.apply(
-            {
-                "apiVersion": "linnet.dev/v1alpha1",
-                "kind": "TrustPolicy",
-                "metadata": {"name": self.namespace},
-                "spec": spec,
-            }
-        )
-
     def apply_policy(self, name, spec):
         self.bed.apply(
             {
@@ -262,7 +193,6 @@ class Story:
         # A node serves on what was deleted, so another run's names may be taken.
         self.hub, self.name, self.bed = hub, f"{name}-{hub.namespace[-4:]}", hub.bed
         self.nodes = [hub.bed.node(node) for node in nodes]
-        self.repository = f"oci://registry.testbed/{hub.namespace}/{self.name}"
         self._workdir = workdir / self.name
         self._counter = 0
 
@@ -278,18 +208,9 @@ class Story:
         raw = linear(factor, note=note, **more) if content is None else content
         (directory / "model.onnx").write_bytes(raw)
         if golden is not None:
-            (directory / "golden.json").write_text(json.dumps(golden_sample(golden)))
-        bundle = sign_model(
-            directory,
-            model=f"{self.hub.namespace}/{signed_as or self.name}",
-            counter=self._counter,
-            private_key_pem=self.hub.key,
-        )
-        return push_model(
-            directory,
-            to=f"{self.repository}:{tag}",
-            bundle=bundle,
-            mirrors={"registry.testbed": self.bed.registry_url},
+            (directory / "golden.json").write_text(golden_sample(golden))
+        return self.hub.releases.release(
+            directory, self.name, tag, counter=self._counter, signed_as=signed_as
         )
 
     def wanted(self, tag, *, policy="quick", **spec):
@@ -301,7 +222,7 @@ class Story:
             "kind": "ModelDeployment",
             "metadata": {"name": self.name, "namespace": self.hub.namespace},
             "spec": {
-                "source": f"{self.repository}:{tag}",
+                "source": self.hub.releases.source(self.name, tag),
                 "nodes": {"matchExpressions": [one]},
                 "policyRef": {"name": policy},
                 **spec,
@@ -451,21 +372,19 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def hub(fleet):
+def hub(fleet, connect):
     """A namespace, its policies, and a key that every node trusts for it."""
-    private, public = generate_key()
     namespace = f"bad-{uuid.uuid4().hex[:6]}"
-    made = Hub(fleet, namespace, private, public)
+    made = Hub(fleet, connect(fleet), namespace)
     fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     for name, spec in POLICIES.items():
         made.apply_policy(name, spec)
-    made.trust()
+    made.releases.trust()
     yield made
     for item in made.list("modeldeployments"):
         made.delete(f"{API}/namespaces/{namespace}/modeldeployments/{item['metadata']['name']}")
     fleet.kubectl("delete", "namespace", namespace, "--wait=false")
     fleet.kubectl("delete", "trustpolicy", namespace)
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -972,7 +891,7 @@ def test_a_trust_policy_that_is_taken_away(story):
     assert "NoTrustPolicy" in status["message"]
     assert f"linnet retry {story.name}" in story.wait_reason("Refused")
     assert story.answers() == [1.0]
-    hub.trust()
+    hub.releases.trust()
     story.retry()
     story.wait_completed(digest, 2.0)
 

@@ -14,14 +14,10 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from onnx import TensorProto, helper, numpy_helper
+from releases import Releases, linear
 
-from linnet_cli.publish.keys import generate_key
-from linnet_cli.publish.push import push_model
-from linnet_cli.publish.sign import sign_model
 from linnet_testbed.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(580)]
@@ -50,20 +46,6 @@ ROW = {
 }
 
 
-def model(factor, *, note):
-    """Return an ONNX model that answers ``factor * x``."""
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factor"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
-        [numpy_helper.from_array(np.float32(factor), "factor")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], doc_string=note)
-    made.ir_version = 9
-    return made.SerializeToString()
-
-
 class Story:
     """One deployment on one node of the bed."""
 
@@ -71,25 +53,14 @@ class Story:
         self.bed, self.workdir, self.counter = bed, workdir, 0
         self.namespace = f"evidence-{uuid.uuid4().hex[:6]}"
         self.node = bed.node("edge-1")
-        self.key, public = generate_key()
+        self.releases = Releases(bed, self.namespace)
         policies = [
             self._object("RolloutPolicy", name, spec)
             for name, spec in {"quick": QUICK, "row": ROW}.items()
         ]
-        trust = {
-            "match": {"models": [f"{self.namespace}/*"]},
-            "authorities": [{"name": "release", "key": {"publicKeyPEM": public.decode()}}],
-        }
         bed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
-        bed.apply(
-            [
-                *policies,
-                {**self._object("TrustPolicy", self.namespace, trust), "metadata": self._cluster()},
-            ]
-        )
-
-    def _cluster(self):
-        return {"name": self.namespace}
+        bed.apply(policies)
+        self.releases.trust()
 
     def _object(self, kind, name, spec):
         return {
@@ -105,24 +76,12 @@ class Story:
         directory = self.workdir / tag
         directory.mkdir()
         (directory / "model.onnx").write_bytes(
-            model(float(tag), note=f"{self.namespace} {self.counter}")
+            linear(float(tag), note=f"{self.namespace} {self.counter}")
         )
-        bundle = sign_model(
-            directory,
-            model=f"{self.namespace}/rows",
-            counter=self.counter,
-            private_key_pem=self.key,
-        )
-        repository = f"oci://registry.testbed/{self.namespace}/rows"
-        push_model(
-            directory,
-            to=f"{repository}:{tag}",
-            bundle=bundle,
-            mirrors={"registry.testbed": self.bed.registry_url},
-        )
+        self.releases.release(directory, "rows", tag, counter=self.counter)
         one = {"key": "kubernetes.io/hostname", "operator": "In", "values": [self.node.name]}
         spec = {
-            "source": f"{repository}:{tag}",
+            "source": self.releases.source("rows", tag),
             "nodes": {"matchExpressions": [one]},
             "policyRef": {"name": policy},
         }

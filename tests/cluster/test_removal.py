@@ -4,14 +4,10 @@ import json
 import urllib.request
 import uuid
 
-import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from releases import Releases, linear
 
 from linnet_api.names import UNLOAD_FINALIZER
-from linnet_cli.publish.keys import generate_key
-from linnet_cli.publish.push import push_model
-from linnet_cli.publish.sign import sign_model
 from linnet_testbed import TestbedError
 from linnet_testbed.waiting import until
 
@@ -109,37 +105,11 @@ def story(fleet):
 @pytest.fixture
 def model(story, tmp_path):
     """Return source and digest of a signed model that every node trusts."""
-    private, public = generate_key()
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factor"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
-        [numpy_helper.from_array(np.float32(2), "factor")],
-    )
-    made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], doc_string=story.namespace
-    )
-    made.ir_version = 9
-    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())
-    bundle = sign_model(
-        tmp_path, model=f"{story.namespace}/{story.name}", counter=1, private_key_pem=private
-    )
-    source = f"oci://registry.testbed/{story.namespace}/linear:1"
-    mirrors = {"registry.testbed": story.bed.registry_url}
-    digest = push_model(tmp_path, to=source, bundle=bundle, mirrors=mirrors)
-    story.bed.apply(
-        {
-            "apiVersion": "linnet.dev/v1alpha1",
-            "kind": "TrustPolicy",
-            "metadata": {"name": story.namespace},
-            "spec": {
-                "match": {"models": [f"{story.namespace}/*"]},
-                "authorities": [{"name": "release", "key": {"publicKeyPEM": public.decode()}}],
-            },
-        }
-    )
-    return source, digest
+    releases = Releases(story.bed, story.namespace)
+    releases.trust()
+    (tmp_path / "model.onnx").write_bytes(linear(2, note=story.namespace))
+    digest = releases.release(tmp_path, story.name, 1, counter=1)
+    return releases.source(story.name, 1), digest
 
 
 def test_unload_waits_for_the_nodes_and_keep_takes_nothing_away(story, model):
