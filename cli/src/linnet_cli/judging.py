@@ -82,7 +82,9 @@ class CaseLook(_Part):
 
     log_e: float = Field(description="natural logarithm of the evidence of harm; 0 is none")
     fleet_factor: float = Field(description="what the stable nodes do now, by their own history")
-    excluded: float | None = Field(description="the smallest factor that is excluded; null: none")
+    excluded: float | None = Field(
+        description="the smallest factor from which on every rise is excluded; null: none"
+    )
     verdict: Verdict = Field(
         description="Fail: Linnet takes the candidate back. Where the evidence of five and more "
         "candidates rests on one of them it is Undecided, and a rollout asks a person"

@@ -86,6 +86,8 @@ def test_a_bad_model_fails_and_an_equal_one_passes(linnet, tmp_path):
     assert [each["verdict"] for each in bad["looks"]] == ["Fail", "Fail"]
     assert [each["verdict"] for each in equal["looks"]] == ["Undecided", "Pass"]
     assert equal["looks"][1]["excluded"] <= 3
+    # Thirty times what was expected: no rise is said to be excluded.
+    assert [each["excluded"] for each in bad["looks"]] == [None, None]
     assert set(bad["looks"][0]) == {"log_e", "fleet_factor", "excluded", "verdict"}
 
 

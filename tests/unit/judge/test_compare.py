@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet_operator.judge.compare import Detect, NodeCount, combine, decision_line, look
+from linnet_operator.judge.compare import (
+    EXCLUDABLE,
+    Detect,
+    NodeCount,
+    combine,
+    decision_line,
+    look,
+)
 from linnet_operator.judge.learned import NodeHistory, learn
 from linnet_operator.judge.model import RISES, build_model
 from linnet_operator.judge.verdicts import Verdict
@@ -78,6 +85,55 @@ def test_an_equal_candidate_passes_once_the_rise_is_excluded(fleet):
 
     assert seen(10.0).verdict is Verdict.UNDECIDED
     assert seen(3000.0).verdict is Verdict.PASS
+
+
+@pytest.mark.slow
+@given(
+    past=st.sampled_from([0.0, 0.2, 2.0, 20.0, 60.0, 150.0]),
+    ratios=st.lists(st.sampled_from([0.0, 0.3, 1.0, 1.3, 3.0, 12.0, 40.0]), min_size=1, max_size=6),
+    requests=st.sampled_from([20.0, 200.0, 4000.0, 1e6]),
+)
+def test_every_rise_is_excluded_from_what_is_said_on(fleet, past, ratios, requests):
+    learned = fleet.learned(failures=past)
+    rate = max(past, 0.1) / 200
+    candidates = [
+        fleet.count(index, min(requests, round(rate * ratio * requests)), requests)
+        for index, ratio in enumerate(ratios)
+    ]
+    stable = [fleet.count(index, rate * requests, requests) for index in range(6, 10)]
+    model = build_model(learned, candidates, stable, detect=fleet.detect)
+
+    result = fleet.look(candidates, stable, learned=learned)
+
+    def is_excluded(factor):
+        rise = Detect(factor=factor, floor=0.0)
+        return model.log_excluding(rise, log_e=result.log_e) >= result.line
+
+    first = result.excluded
+    above = [factor for factor in EXCLUDABLE if first is not None and factor >= first]
+    tried = {factor * part for factor in above for part in (1.0, 1.1, 1.25, 2.0)}
+    assert all(is_excluded(factor) for factor in tried if factor <= EXCLUDABLE[-1])
+    assert first is None or first > 0.999 * result.failures / result.expected
+    below = [factor for factor in EXCLUDABLE if factor not in above]
+    if below and is_excluded(below[-1]):
+        named = model.named_rise_ratio(Detect(factor=below[-1], floor=0.0))
+        assert named <= model.seen_rise_ratio
+
+
+@pytest.mark.parametrize("past", [2.0, 60.0], ids=["of one in a hundred", "of thirty"])
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.6, 0.8, 0.95])
+def test_where_harm_is_plain_nothing_below_it_is_excluded(fleet, past, ratio):
+    candidates = [fleet.count(index, 4000.0 * ratio, 4000.0) for index in range(2)]
+    stable = [fleet.count(index, 20.0 * past, 4000.0) for index in range(2, 10)]
+
+    result = fleet.look(candidates, stable, learned=fleet.learned(failures=past))
+
+    if 200.0 * ratio > past:
+        assert (
+            result.excluded is None or result.excluded > 0.999 * result.failures / result.expected
+        )
+    if 200.0 * ratio > 1.5 * past:
+        assert result.verdict is Verdict.FAIL
 
 
 def test_a_better_candidate_passes_too(fleet):

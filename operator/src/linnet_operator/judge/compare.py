@@ -72,7 +72,8 @@ class MetricLook:
         line: Natural logarithm of the line at which a rollout is taken back: steps / alpha.
         log_excluding: Evidence against the rise that ``detect`` names; excluded from ``line`` on.
         rise: That rise, in failures per request on top of what is expected.
-        excluded: The smallest factor from which on a rise is excluded; None when none is.
+        excluded: The smallest factor from which on every rise is excluded, beyond the rise that is
+            seen; None where not even the largest is.
         fleet_factor: What the stable nodes do now, by their own history.
         in_trouble: So much more, that the candidate cannot be told from the trouble.
         failures: Of all candidates.
@@ -139,7 +140,8 @@ def look(
         verdict = Verdict.PARTIAL if missing and len(missing) < len(candidates) else Verdict.NO_DATA
         return MetricLook(verdict=verdict, line=line, missing=missing)
     weighed = model.weigh()
-    log_null, log_e = weighed.log_null, weighed.log_e
+    log_null = weighed.log_null
+    log_e, log_e_by_domain = weighed.log_e_and_by_domain()
     log_excluding = model.log_excluding(detect, log_e=log_e, log_null=log_null)
     failures = fsum(row.failures for row in model.rows)
     requests = fsum(row.requests for row in model.rows)
@@ -180,7 +182,7 @@ def look(
             )
             for row in model.rows
         ),
-        domains=tuple(_domain_look(model.rows, *each) for each in weighed.log_e_by_domain()),
+        domains=tuple(_domain_look(model.rows, *each) for each in log_e_by_domain),
     )
     return replace(result, verdict=_verdict(result, candidates=len(candidates)))
 
@@ -231,20 +233,20 @@ def _in_trouble(fleet_factor: float, *, expected_ratio: float, detect: Detect) -
 
 
 def _excluded(model: Model, *, log_e: float, log_null: float, line: float) -> float | None:
-    """Return the smallest factor of the closed list from which on a rise is excluded."""
+    """Return the smallest factor of the closed list from which on every rise is excluded.
 
-    def is_excluded(factor: float) -> bool:
+    Looked for from the top, and never as far down as the rise that is seen: where the candidate is
+    worse, what is far below that is as unlikely as what is far above it.
+    """
+    smallest: float | None = None
+    for factor in reversed(EXCLUDABLE):
         rise = Detect(factor=factor, floor=0.0)
-        return model.log_excluding(rise, log_e=log_e, log_null=log_null) >= line
-
-    low, high = 0, len(EXCLUDABLE)
-    while low < high:
-        middle = (low + high) // 2
-        if is_excluded(EXCLUDABLE[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return EXCLUDABLE[low] if low < len(EXCLUDABLE) else None
+        if model.named_rise_ratio(rise) <= model.seen_rise_ratio:
+            break
+        if model.log_excluding(rise, log_e=log_e, log_null=log_null) < line:
+            break
+        smallest = factor
+    return smallest
 
 
 def _domain_look(rows: Sequence[Row], domain: str, log_e: float) -> DomainLook:

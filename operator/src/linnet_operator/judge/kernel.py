@@ -25,16 +25,25 @@ def shared_errors(factor_spread: float) -> SharedErrors:
     return [(factor_spread * z, exp(-factor_spread * z)) for z in POINTS]
 
 
-def log_kernel(failures: float, *, mean: float, shape: float, errors: SharedErrors) -> list[float]:
+def log_kernel(
+    failures: float,
+    *,
+    mean: float,
+    shape: float,
+    errors: SharedErrors,
+    usual_shape: float | None = None,
+) -> list[float]:
     """Return the log NB kernel of a count at every point of the shared error.
 
     The kernel mean^x / (shape + mean)^(x + shape) is written with log1p, so that a billion
-    failures lose no digits.
+    failures lose no digits. With ``usual_shape`` as in ``log_kernel_at``.
     """
     both = failures + shape
     ratio = shape / mean
-    log_mean = log(mean)
-    return [-both * log1p(ratio * inverse) - shape * (log_mean + by) for by, inverse in errors]
+    constant = -shape * log(mean)
+    if usual_shape is not None:
+        constant += _log_weight(failures, shape) - _log_weight(failures, usual_shape)
+    return [constant - both * log1p(ratio * inverse) - shape * by for by, inverse in errors]
 
 
 def log_kernel_at(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import fsum, log, log1p, sqrt
 
 from linnet_operator.judge.kernel import (
+    POINTS,
     SharedErrors,
     integrate,
     less,
@@ -160,6 +161,12 @@ class Model:
         return min(1.0, fsum(row.expected for row in self.rows) / requests)
 
     @property
+    def seen_rise_ratio(self) -> float:
+        """Return the failures per request of all candidates together beyond the expected."""
+        requests = fsum(row.requests for row in self.rows)
+        return fsum(row.failures for row in self.rows) / requests - self.expected_ratio
+
+    @property
     def halfway(self) -> float:
         """Return the largest rise that is ever named: halfway from the expected to all requests."""
         return (1.0 - self.expected_ratio) / 2.0
@@ -194,19 +201,26 @@ class Model:
         errors = shared_errors(self.factor_spread)
         by_factor = (detect.factor - 1.0) * self.expected_ratio
         halfway = self.halfway
-        ratios = [min(max(by_factor / inverse, detect.floor), halfway) for _, inverse in errors]
-
         nominal = self.named_rise_ratio(detect)
+        scaled = [by_factor / inverse for _, inverse in errors]
+        scales = detect.floor <= min(scaled) and max(scaled) <= halfway
+        rises = [
+            (inverse, min(max(rise, detect.floor), halfway))
+            for (_, inverse), rise in zip(errors, scaled, strict=True)
+        ]
 
         def terms(row: Row) -> list[float]:
             # Past and drift belong to the node's own failures; the rise has a spread of its own.
-            own = row.expected / (row.expected + nominal * row.requests)
+            risen = row.expected + nominal * row.requests
+            own = row.expected / risen
             harm_spread = min(row.spread, LARGEST_HARM_SPREAD)
             shape = 1.0 / (own * own / row.shape + (1.0 - own) ** 2 * harm_spread)
-            means = [
-                row.expected / inverse + ratio * row.requests
-                for (_, inverse), ratio in zip(errors, ratios, strict=True)
-            ]
+            if scales:
+                # The same as below, for half of the time.
+                return log_kernel(
+                    row.failures, mean=risen, shape=shape, errors=errors, usual_shape=row.shape
+                )
+            means = [row.expected / inverse + rise * row.requests for inverse, rise in rises]
             return log_kernel_at(row.failures, means=means, shape=shape, usual_shape=row.shape)
 
         return terms
@@ -239,16 +253,22 @@ class Weighed:
     @property
     def log_e(self) -> float:
         """Return the log e-value: half of the weight on harm everywhere, half on the domains."""
-        return _halves(*(self._log_e(members) for _, members in self._groups()))
+        return self.log_e_and_by_domain()[0]
 
-    def log_e_by_domain(self) -> list[tuple[str, float]]:
-        """Return the log e-value of harm in each domain alone, all other candidates being well."""
-        return [(name, rounded(self._log_e(members))) for name, members in self._groups()[1:]]
+    def log_e_and_by_domain(self) -> tuple[float, list[tuple[str, float]]]:
+        """Return the log e-value, and that of harm in each domain alone, all others being well."""
+        log_null = self.log_null
+        everywhere, *alone = [
+            (name, log_mean([integrate(total) for total in harmed]) - log_null)
+            for name, _, harmed in self._groups()
+        ]
+        log_e = _halves(everywhere[1], *(value for _, value in alone))
+        return log_e, [(name, rounded(value)) for name, value in alone]
 
     def log_e_without_each(self) -> dict[str, float]:
         """Return the log e-value that is left when that candidate is left out, by node."""
         null = totals(self.null)
-        groups = [(members, self._harmed(members)) for _, members in self._groups()]
+        groups = [(members, harmed) for _, members, harmed in self._groups()]
         remaining: dict[str, float] = {}
         for index, row in enumerate(self.rows):
             base = integrate(less(null, self.null[index]))
@@ -256,38 +276,45 @@ class Weighed:
             remaining[row.node] = _halves(*left)
         return remaining
 
-    def _log_e(self, members: frozenset[int]) -> float:
-        return log_mean([integrate(total) for total in self._harmed(members)]) - self.log_null
-
-    def _harmed(self, members: frozenset[int]) -> list[list[float]]:
-        """Return the totals for each kind of harm, if only ``members`` are harmed."""
-        spared = [null for i, null in enumerate(self.null) if i not in members]
-        rest = [totals(spared)] if spared else []
-        return [totals([totals([harm[i] for i in sorted(members)]), *rest]) for harm in self.harms]
-
     def _without(self, index: int, members: frozenset[int], harmed: list[list[float]]) -> float:
         """Return the log probability of all counts but one row's, if ``members`` are harmed."""
         rows = [harm[index] if index in members else self.null[index] for harm in self.harms]
         left = [less(total, row) for total, row in zip(harmed, rows, strict=True)]
         return log_mean([integrate(total) for total in left])
 
-    def _groups(self) -> list[tuple[str, frozenset[int]]]:
-        """Return who may be harmed together: everybody, then each domain by name.
+    def _groups(self) -> list[tuple[str, frozenset[int], list[list[float]]]]:
+        """Return who may be harmed together, and the totals for each kind of harm if only they are.
 
-        Domains of two and more candidates, where there are others: one node is no domain.
+        Everybody, then each domain by name: those of two and more candidates, where there are
+        others; one node is no domain.
         """
-        members: dict[str, set[int]] = {}
+        found: dict[str, set[int]] = {}
         for index, row in enumerate(self.rows):
             if row.domain:
-                members.setdefault(row.domain, set()).add(index)
-        return [
-            ("", frozenset(range(len(self.rows)))),
-            *(
-                (name, frozenset(found))
-                for name, found in sorted(members.items())
-                if 2 <= len(found) < len(self.rows)
-            ),
-        ]
+                found.setdefault(row.domain, set()).add(index)
+        everybody = frozenset(range(len(self.rows)))
+        domains = {
+            name: frozenset(members)
+            for name, members in sorted(found.items())
+            if 2 <= len(members) < len(self.rows)
+        }
+        # Each row is in one part, so each is added up once.
+        parts = {**domains, "": everybody.difference(*domains.values())}
+        null = {name: _totals_of(members, self.null) for name, members in parts.items()}
+        harms = {
+            name: [_totals_of(members, harm) for harm in self.harms]
+            for name, members in parts.items()
+        }
+        groups = [("", everybody, [totals(each) for each in zip(*harms.values(), strict=True)])]
+        for name, members in domains.items():
+            spared = [null[other] for other in parts if other != name]
+            harmed = [totals([harm, *spared]) for harm in harms[name]]
+            groups.append((name, members, harmed))
+        return groups
+
+
+def _totals_of(members: frozenset[int], rows: Sequence[Sequence[float]]) -> list[float]:
+    return totals([rows[index] for index in sorted(members)]) if members else [0.0] * len(POINTS)
 
 
 def _halves(everywhere: float, *alone: float) -> float:
