@@ -17,6 +17,10 @@ def test_a_counter_that_falls_has_restarted_at_zero():
     assert total_count([(1.0, 100.0), (0.0, 30.0), (1.0, 50.0)], born_at_zero=False) == (1.0, 50.0)
 
 
+def test_however_little_it_fell():
+    assert window_counts([(10.0, 1000.0), (9.0, 999.0)]) == ((9.0, 999.0),)
+
+
 def test_failures_that_do_not_fall_restart_with_their_requests():
     assert window_counts([(0.0, 100.0), (3.0, 30.0)]) == ((3.0, 30.0),)
 
