@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -27,7 +28,7 @@ from linnet_server.budget import BodyBudget
 from linnet_server.catalog import Catalog
 from linnet_server.control import BODY_LIMIT_BYTES, ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
-from linnet_server.http1 import HttpListener
+from linnet_server.http1 import MAX_CONNECTIONS, HttpListener
 from linnet_server.loading import Loader
 from linnet_server.memory import limit_memory, trim
 from linnet_server.metrics import Metrics
@@ -74,6 +75,7 @@ async def serve(settings: Settings) -> None:
         raise StartError(str(exc)) from exc
     stopping = asyncio.Event()
     limit_memory(settings.max_memory_bytes)
+    _allow_connections()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -92,6 +94,18 @@ async def serve(settings: Settings) -> None:
         if failure is not None:
             raise failure
     log.info("server.stopped")
+
+
+def _allow_connections() -> None:
+    """Let as many connections be open as are taken: the usual limit on files is a quarter of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("server.few_files", extra={"files": allowed, "connections": MAX_CONNECTIONS})
 
 
 async def _run(

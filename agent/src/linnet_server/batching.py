@@ -197,10 +197,15 @@ class BatchingLane:
         for ask in asks:
             self._queue.remove(ask)
             ask.batch = batch
+        try:
+            job = self._threads.submit(batch.run)
+        except RuntimeError:
+            for ask in asks:
+                ask.answer.set_exception(OverloadedError("no thread can be started for it"))
+            return
         self._under_way.add(batch)
         self._idle.clear()
         self._observe_rows(_count_rows(asks))
-        job = self._threads.submit(batch.run)
         job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish, batch, job))
 
     def _finish(

@@ -139,8 +139,12 @@ class Catalog:
             deployment = self._deployments.setdefault(
                 files.record.key, Deployment(files.record.key)
             )
-            self._claim(deployment, files.record)
-            waiting.append((deployment, files))
+            try:
+                self._claim(deployment, files.record)
+            except ControlError as exc:
+                self._fail(deployment, exc)
+            else:
+                waiting.append((deployment, files))
         for deployment, files in waiting:
             await self._boot_one(deployment, files)
         self._booting = False

@@ -5,9 +5,10 @@
 - A run that is known to be short is done at once; what comes back is then the answer itself, and
   else something to await.
 - An error that a revision has caused, or was asked for, names it: failures are traceable too.
+- A client that gives up, by its deadline or by hanging up, counts as a failure: a model that has
+  become too slow for its clients would else look like one that nobody asks.
 """
 
-import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -121,11 +122,8 @@ class _Call(Generic[T]):
         """Count the failure by whose fault it is."""
         if isinstance(error, ServerError):
             error.asked = self.loaded.headers
-        if isinstance(error, asyncio.CancelledError):
-            self.loaded.release()  # the server stops or the client is gone: nobody gets an answer
-        else:
-            rejected = isinstance(error, ClientError)
-            self._end(Outcome.REJECTED if rejected else Outcome.FAILURE)
+        rejected = isinstance(error, ClientError)
+        self._end(Outcome.REJECTED if rejected else Outcome.FAILURE)
 
     def _end(self, outcome: Outcome) -> None:
         self.loaded.count(outcome, time.perf_counter() - self._started_at)

@@ -191,10 +191,13 @@ class SingleLane:
             outputs = self._session.run(feeds, names, options)
             return outputs, time.perf_counter() - started_at
 
+        try:
+            job = self._threads.submit(run)
+        except RuntimeError as exc:
+            raise OverloadedError("no thread can be started for it") from exc
         self._taken += 1
         self._idle.clear()
         self._under_way.add(options)
-        job = self._threads.submit(run)
         try:
             async with asyncio.timeout(deadline_s):
                 outputs, took_s = await asyncio.wrap_future(job)

@@ -149,7 +149,10 @@ def _start_load(files: RevisionFiles, *, threads: int, cache: Path) -> _Job:
         else:
             session.close()
 
-    threading.Thread(target=load, name="linnet-load", daemon=True).start()
+    try:
+        threading.Thread(target=load, name="linnet-load", daemon=True).start()
+    except RuntimeError as exc:
+        raise NoMemoryError("not even a thread can be started to load it") from exc
     return job
 
 

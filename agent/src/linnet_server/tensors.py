@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from linnet_server.errors import BadRequestError
+from linnet_server.errors import BadRequestError, TooLargeError
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +59,12 @@ _FORMATS: Final = {
 # Frames of BYTES and raw tensors are little-endian; every machine that onnxruntime has wheels for
 # is.
 assert sys.byteorder == "little"
+
+STRINGS_LIMIT: Final = 1 << 17
+"""Elements of BYTES in a tensor: each is an object, and while they are made nobody is answered."""
+
+TYPED_LIMIT: Final = 1 << 20
+"""Values of a typed field: the same, but they are numbers."""
 
 SIZE_LIMIT: Final = 2**31 - 1
 """Elements of a tensor, were none of its dimensions empty: NumPy has no empty array beyond."""
@@ -164,6 +170,7 @@ def decode_json(
         )
     match DTYPES[spec.datatype].kind:
         case "O":
+            _check_strings(spec, count)
             if not all(type(value) is str for value in flat):
                 raise _not_of(spec)
             array = np.empty(count, np.object_)
@@ -183,10 +190,12 @@ def decode_binary(spec: TensorSpec, shape: tuple[int, ...], raw: memoryview) -> 
 
     Raises:
         BadRequestError: The bytes do not have the size that shape and datatype need.
+        TooLargeError: More strings than are read.
     """
     count = math.prod(shape)
     dtype = DTYPES[spec.datatype]
     if dtype.kind == "O":
+        _check_strings(spec, count)
         return _decode_bytes_elements(spec, count, raw).reshape(shape)
     if len(raw) != count * dtype.itemsize:
         raise BadRequestError(
@@ -203,13 +212,20 @@ def decode_typed(spec: TensorSpec, shape: tuple[int, ...], data: Sequence[Any]) 
 
     Raises:
         BadRequestError: Wrong count, or a value that the datatype cannot hold.
+        TooLargeError: More values than are read in this form.
     """
     count = math.prod(shape)
     if len(data) != count:
         raise BadRequestError(
             f"input '{spec.name}': shape {list(shape)} needs {count} values; there are {len(data)}"
         )
+    if count > TYPED_LIMIT:
+        raise TooLargeError(
+            f"input '{spec.name}': {count} typed values, {TYPED_LIMIT} are read: send them in "
+            "raw_input_contents"
+        )
     if spec.datatype == "BYTES":
+        _check_strings(spec, count)
         return _to_strings(spec, data).reshape(shape)
     return _pack(spec, data).reshape(shape)
 
@@ -240,6 +256,14 @@ def generate_example(spec: TensorSpec) -> Array:
     if dtype.kind == "O":
         return np.full(shape, "", dtype)
     return np.full(shape, 0.5 if dtype.kind == "f" else 1, dtype)
+
+
+def _check_strings(spec: TensorSpec, count: int) -> None:
+    if count > STRINGS_LIMIT:
+        raise TooLargeError(
+            f"input '{spec.name}': {count} strings, {STRINGS_LIMIT} are read: send fewer rows at "
+            "once"
+        )
 
 
 def _flatten(spec: TensorSpec, shape: tuple[int, ...], data: list[Any]) -> list[Any]:

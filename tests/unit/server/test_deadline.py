@@ -45,6 +45,21 @@ async def test_a_run_beyond_the_requests_timeout_is_ended(node, models, open_ben
 
 
 @pytest.mark.slow
+async def test_who_gives_up_counts_whether_it_had_said_when_or_not(node, models, open_bench):
+    """Else a model that has become too slow for its clients would look like one nobody asks."""
+    node.set_current(node.add(models.looper))
+    async with open_bench(deadline_s=60.0) as bench, asyncio.timeout(20):
+        await bench.client.post(INFER, json=number(2**62, timeout=100_000))
+        hangs_up = asyncio.ensure_future(bench.client.post(INFER, json=number(2**62)))
+        (loaded,) = (deployment.active for deployment in bench.catalog._deployments.values())
+        while not loaded.holders:
+            await bench.samples()
+        hangs_up.cancel()
+        await asyncio.wait([hangs_up])
+        assert await bench.outcomes() == {"success": 0, "failure": 2, "rejected": 0}
+
+
+@pytest.mark.slow
 async def test_a_request_cannot_wait_longer_than_the_server_lets_it(node, models, open_bench):
     node.set_current(node.add(models.looper))
     async with open_bench(deadline_s=0.1) as bench, asyncio.timeout(20):

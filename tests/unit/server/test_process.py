@@ -1,6 +1,7 @@
 """The process as it runs on a node: start from disk, kill, stop, sockets, command line."""
 
 import json
+import resource
 import signal
 import socket
 import stat
@@ -8,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+
+from linnet_server.http1 import MAX_CONNECTIONS
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0]}
 
@@ -243,3 +246,18 @@ def test_a_run_that_never_ends_does_not_hold_up_the_loop(node, models, start_ser
         assert answer.status_code == 504, answer.text
         n["data"] = [1]
         assert client.post("/v2/models/defects/infer", json={"inputs": [n]}).status_code == 200
+
+
+@pytest.mark.slow
+def test_as_many_connections_can_be_open_as_are_taken(node, models, start_server):
+    node.set_current(node.add(models.adder(1)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start_server(node.root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    there, _ = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+
+    assert there == hard or there >= 2 * MAX_CONNECTIONS

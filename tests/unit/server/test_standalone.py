@@ -76,6 +76,18 @@ def test_a_name_that_no_url_can_carry_is_said(tmp_path, name):
             id="one of two",
         ),
         pytest.param(
+            ["--model", "a={0}/m.onnx", "--model", "unverified.a={0}/m.onnx"],
+            1,
+            "model 'unverified.a': ",
+            id="the long name of another",
+        ),
+        pytest.param(
+            ["--model", "a={0}/m.onnx", "--max-memory-bytes", str(64 << 20)],
+            1,
+            "model 'a': .*thread",
+            id="not even memory for a thread",
+        ),
+        pytest.param(
             ["--model", "a={0}/m.onnx", "--variant", "openvino"],
             1,
             "names no runtime of this server .onnx, onnx-cuda, onnx-tensorrt, tensorrt",
