@@ -33,7 +33,8 @@ def inflate(body: bytes, coding: bytes) -> bytes:
         return body
     bits = _WINDOW_BITS.get(coding)
     if bits is None:
-        raise UnsupportedCodingError(f"content coding {coding[:40]!r}; gzip and deflate are read")
+        named = coding[:40].decode("ascii", "replace")
+        raise UnsupportedCodingError(f"content coding '{named}' is not read, gzip and deflate are")
     inflater = zlib.decompressobj(bits)
     try:
         inflated = inflater.decompress(body, INFLATED_LIMIT_BYTES + 1)

@@ -165,14 +165,12 @@ class PublicApp:
     ) -> Response | Awaitable[Response]:
         def parse(signature: Signature) -> InferRequest:
             json_bytes = read_length(request, _JSON_BYTES_HEADER)
-            coding = request.headers.get(b"content-encoding")
-            body = request.body if coding is None else inflate(request.body, coding)
-            return parse_infer(body, json_bytes=json_bytes, signature=signature)
+            return parse_infer(_read_body(request), json_bytes=json_bytes, signature=signature)
 
         return self._plane.infer(name, version, parse=parse, render=_render, span=span)
 
     def _take_feedback(self, request: Request, name: str) -> Response:
-        document: dict[str, Any] = parse_object(request.body)
+        document: dict[str, Any] = parse_object(_read_body(request))
         request_id = document.get("id")
         if not isinstance(request_id, str) or not 0 < len(request_id) <= ID_LIMIT:
             raise BadRequestError("feedback needs the 'id' of an answer")
@@ -181,6 +179,11 @@ class PublicApp:
             request_id, label=document.get("label"), verdict=document.get("verdict")
         )
         return json_response({"id": request_id, "verdict": verdict.value})
+
+
+def _read_body(request: Request) -> bytes:
+    coding = request.headers.get(b"content-encoding")
+    return request.body if coding is None else inflate(request.body, coding)
 
 
 async def _explain_later(request: Request, answer: Awaitable[Response]) -> Response:

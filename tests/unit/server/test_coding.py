@@ -62,4 +62,20 @@ async def test_an_inference_request_may_come_compressed(node, models, open_bench
 
         assert good.json()["outputs"][0]["data"] == [2, 3, 4, 5]
         assert odd.status_code == 415
+        assert odd.json()["error"].startswith("content coding 'br' is not read")
         assert await bench.outcomes() == {"success": 1, "failure": 0, "rejected": 1}
+
+
+async def test_feedback_may_come_compressed(node, models, open_bench):
+    node.set_current(node.add(models.adder(1)))
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+    async with open_bench() as bench:
+        model = "/v2/models/defects"
+        await bench.client.post(f"{model}/infer", json={"id": "a", "inputs": [x]})
+        raw = gzip.compress(json.dumps({"id": "a", "label": 3}).encode())
+
+        said = await bench.client.post(
+            f"{model}/feedback", content=raw, headers={"Content-Encoding": "gzip"}
+        )
+
+        assert said.json() == {"id": "a", "verdict": "correct"}
