@@ -2,7 +2,7 @@
 
 Rules:
 - Each node has a rate of its own, for good: Beta with the given mean and intra-class correlation.
-- History is windows as long as the step; the step is one window more.
+- History is windows as long as the step, where nothing else is said; the step is one window more.
 - The same seed gives the same counts, whatever is measured on them.
 - A good model changes nothing; a bad one adds failures on every candidate (it fails on anyone).
 
@@ -29,6 +29,7 @@ class Fleet:
         correlation: Intra-class correlation: how much nodes differ for good.
         harm: Failures per request that a bad model adds.
         windows: Of history.
+        window: Minutes of one of them; 0: as long as the step.
         recent: Minutes of history at the resolution of minutes.
         drift: Sd of a log-normal factor of each node in each window, under any model.
         burst: Over-dispersion within a node from minute to minute (beta-binomial).
@@ -54,6 +55,7 @@ class Fleet:
     correlation: float = 0.0
     harm: float = 0.0
     windows: int = 24
+    window: int = 0
     recent: int = 60
     drift: float = 0.0
     burst: float = 0.0
@@ -69,6 +71,11 @@ class Fleet:
     kinds_of_node: int = 0
     kinds_told: bool = True
     harmed_kinds: int = 0
+
+    @property
+    def window_minutes(self) -> int:
+        """Return how long a window of history is."""
+        return self.window or self.minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +111,8 @@ def make(fleet: Fleet, dice: np.random.Generator, *, steps: tuple[int, ...] = ()
     past = _clip(own[:, None] * drifts[:, : fleet.windows])
     if fleet.burst:
         # The mean of as many bursts as a window has minutes: the same mean, the matching variance.
-        past = _beta(dice, past, fleet.burst / fleet.minutes)
-    history_requests = dice.poisson(volume[:, None] * fleet.minutes, past.shape)
+        past = _beta(dice, past, fleet.burst / fleet.window_minutes)
+    history_requests = dice.poisson(volume[:, None] * fleet.window_minutes, past.shape)
     history_failures = dice.binomial(history_requests, past)
     late = np.repeat(past[:, -1:], fleet.recent, axis=1) if not fleet.burst else None
     if late is None:

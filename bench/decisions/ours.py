@@ -35,7 +35,7 @@ def learn_from(counts: Counts, fleet: Fleet, *, withheld: bool = False) -> Learn
         )
         for index in range(fleet.nodes)
     ]
-    learned = learn(history, interval_s=_MINUTE_S, window_s=_MINUTE_S * fleet.minutes)
+    learned = learn(history, interval_s=_MINUTE_S, window_s=_MINUTE_S * fleet.window_minutes)
     return replace(learned, nodes=()) if withheld else learned
 
 

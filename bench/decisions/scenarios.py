@@ -63,7 +63,11 @@ _GOOD: dict[str, tuple[str, Fleet]] = {
     "uneven": (".02, uneven shock", Fleet(correlation=0.02, shock=3.0, uneven=0.5)),
     "base4": ("base 4 %, equal", Fleet(rate=0.04)),
     "soak": ("24 h, .02", Fleet(correlation=0.02, minutes=1440)),
+    # A window holds one failure of a node, and the step is as long as 24 of them.
+    "thin": ("thin windows, drift .3", Fleet(drift=0.3, requests=5.0, minutes=480, window=20)),
 }
+
+_LONG = {"soak", "thin"}
 
 _BAD: dict[str, tuple[str, Fleet, float, float | None]] = {
     "1to2-iid": ("1 to 2 %, equal", with_harm(Fleet(), 0.01, 0.02), 23, 89),
@@ -128,7 +132,7 @@ def all_scenarios() -> list[Scenario]:
                 table="good",
                 title=title,
                 fleet=shrink(fleet),
-                every=10 if key == "soak" else 1,
+                every=10 if key in _LONG else 1,
             )
             for key, (title, fleet) in _GOOD.items()
         ]

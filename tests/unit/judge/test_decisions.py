@@ -13,7 +13,7 @@ SCENARIOS = {each.key: each for each in all_scenarios()}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "scenarios"), [("good", 20), ("robust", 9), ("rollout", 3), ("bad", 13)]
+    ("part", "scenarios"), [("good", 22), ("robust", 9), ("rollout", 3), ("bad", 13)]
 )
 def test_no_limit_of_the_small_size_is_broken(part, scenarios):
     broken = [gate.problems(*each) for each in gate.measure(part, workers=2)]
