@@ -3,11 +3,10 @@
 - Four deployments side by side on six nodes of two types, each with clients of its own that say
   for every answer whether it was right.
 - A bad model must be back before half of the nodes have it; the equal one must be everywhere.
-- Three rounds; `make nightly` plays ten, and writes build/nightly/verdicts.json.
+- Two rounds; `make nightly` plays ten, and writes build/nightly/verdicts.json.
 """
 
 import asyncio
-import contextlib
 import json
 import threading
 import time
@@ -15,17 +14,13 @@ import uuid
 from pathlib import Path
 
 import aiohttp
-import httpx
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import yaml
 from onnx import TensorProto, helper, numpy_helper
+from releases import Releases
 
-from linnet_cli.publish.keys import generate_key
-from linnet_cli.publish.push import push_model
-from linnet_cli.publish.sign import sign_model
 from linnet_testbed import TestbedError
 from linnet_testbed.waiting import until
 
@@ -209,32 +204,21 @@ class Clients(threading.Thread):
 class Play:
     """The namespace, four deployments at a time, and what has become of their rollouts."""
 
-    def __init__(self, bed, workdir):
-        self.bed, self._workdir = bed, workdir
+    def __init__(self, bed, api, workdir):
+        self.bed, self._api, self._workdir = bed, api, workdir
         self.namespace = f"verdicts-{uuid.uuid4().hex[:6]}"
-        self._key, public = generate_key()
+        self._releases = Releases(bed, self.namespace)
         self._trips = trips_for(SLOW_S)
         self._look = threading.Event()
         self._cast, self._clients = 0, None
-        config = yaml.safe_load(bed.kubeconfig.read_text())
-        self._api = httpx.Client(
-            base_url=config["clusters"][0]["cluster"]["server"],
-            headers={"Authorization": f"Bearer {config['users'][0]['user']['token']}"},
-            verify=False,  # noqa: S501 - loopback, and the certificate is the bed's own
-            timeout=20,
-        )
         self.apply("v1", "Namespace", self.namespace)
-        trust = {
-            "match": {"models": [f"{self.namespace}/*"]},
-            "authorities": [{"name": "release", "key": {"publicKeyPEM": public.decode()}}],
-        }
-        self.apply("linnet.dev/v1alpha1", "TrustPolicy", self.namespace, trust)
+        self._releases.trust()
         for name, spec in (("first", FIRST), ("canary", POLICY)):
             self.apply("linnet.dev/v1alpha1", "RolloutPolicy", name, spec)
 
     def apply(self, version, kind, name, spec=None):
         metadata = {"name": name}
-        if kind not in {"Namespace", "TrustPolicy"}:
+        if kind != "Namespace":
             metadata["namespace"] = self.namespace
         document = {"apiVersion": version, "kind": kind, "metadata": metadata}
         self.bed.apply(document if spec is None else document | {"spec": spec})
@@ -248,7 +232,7 @@ class Play:
         cast = (number + 1) // 2
         names = {kind: f"{kind}-{cast}" for kind in CAUGHT_BY}
         if cast != self._cast:
-            self._stop_clients()
+            self.stop_clients()
             firsts = {n: self.deploy(n, "equal", 1, policy="first") for n in names.values()}
             statuses = self._ended(firsts)
             assert {one["phase"] for one in statuses.values()} == {"Completed"}, statuses
@@ -259,7 +243,7 @@ class Play:
         statuses = self._ended(digests)
         return {kind: statuses[name] for kind, name in names.items()}
 
-    def _stop_clients(self):
+    def stop_clients(self):
         clients, self._clients = self._clients, None
         if clients is not None:
             clients.stop()
@@ -275,19 +259,9 @@ class Play:
         answer = {"datatype": "INT64", "shape": [1], "data": [1]}
         golden = {"inputs": {"x": sample}, "outputs": {"label": answer}}
         (directory / "golden.json").write_text(json.dumps(golden))
-        digest = push_model(
-            directory,
-            to=f"oci://registry.testbed/{self.namespace}/{name}:{number}",
-            bundle=sign_model(
-                directory,
-                model=f"{self.namespace}/{name}",
-                counter=number,
-                private_key_pem=self._key,
-            ),
-            mirrors={"registry.testbed": self.bed.registry_url},
-        )
+        digest = self._releases.release(directory, name, number, counter=number)
         spec = {
-            "source": f"oci://registry.testbed/{self.namespace}/{name}:{number}",
+            "source": self._releases.source(name, number),
             "nodes": {"matchLabels": {"linnet.dev/fleet": "testbed"}},
             "policyRef": {"name": policy},
         }
@@ -317,28 +291,23 @@ class Play:
         path = f"/apis/linnet.dev/v1alpha1/namespaces/{self.namespace}/{plural}"
         return self._api.get(path).raise_for_status().json()["items"]
 
-    def close(self):
-        try:
-            self._stop_clients()
-        finally:
-            self._api.close()
-
 
 @pytest.fixture(scope="module")
-def play(up, tmp_path_factory):
+def play(up, connect, tmp_path_factory):
     """Six nodes of two types."""
     bed = up("verdicts", nodes=6, agents=True, operator=True, scrape_interval="1s")
     for node in bed.nodes:
         machine = "old" if node.name in OLD else "new"
         bed.kubectl("label", "node", node.name, f"{TYPE}={machine}", "--overwrite")
-    with contextlib.closing(Play(bed, tmp_path_factory.mktemp("verdicts"))) as made:
-        yield made
+    made = Play(bed, connect(bed), tmp_path_factory.mktemp("verdicts"))
+    yield made
+    made.stop_clients()
 
 
 def pytest_generate_tests(metafunc):
     if "number" in metafunc.fixturenames:
         metafunc.parametrize(
-            "number", range(1, (metafunc.config.getoption("--rounds", None) or 3) + 1)
+            "number", range(1, (metafunc.config.getoption("--rounds", None) or 2) + 1)
         )
 
 
