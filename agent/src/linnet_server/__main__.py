@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serves the models that the node's agent has activated, over the Open "
         "Inference Protocol v2. Every flag is also an environment variable: --max-queue is "
         "LINNET_SERVER_MAX_QUEUE.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--root", metavar="DIR", help="the node's directory (default /var/lib/linnet)")

@@ -116,6 +116,8 @@ def is_loopback(address: str) -> bool:
 def _open_context(tls: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in filter(None, tls):
+        _check_readable(path)
     try:
         context.load_cert_chain(tls.certificate, tls.key)
         if tls.client_ca is not None:
@@ -126,6 +128,14 @@ def _open_context(tls: TlsFiles) -> ssl.SSLContext:
             f"TLS with {', '.join(str(path) for path in tls if path)}: {exc}"
         ) from exc
     return context
+
+
+def _check_readable(path: Path) -> None:
+    """Raise an AccessError where ``path`` cannot be read; the TLS library does not name it."""
+    try:
+        path.read_bytes()
+    except OSError as exc:
+        raise AccessError(f"{path}: {exc.strerror}") from exc
 
 
 def _see(path: Path) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ import uvloop
 
 from linnet_server.app import StartError, serve
 from linnet_server.logs import configure_logging
-from linnet_server.settings import read_settings
+from linnet_server.settings import name_source, read_settings
 
 USAGE_ERROR: Final = 2
 
@@ -24,7 +24,7 @@ def run_server(flags: Mapping[str, object], *, print_config: bool) -> int:
         settings = read_settings(flags)
     except pydantic.ValidationError as exc:
         for error in exc.errors(include_url=False):
-            where = "".join(f"--{part}: " for part in error["loc"][:1]).replace("_", "-")
+            where = "".join(f"{name_source(str(part), flags)}: " for part in error["loc"][:1])
             _complain(where + error["msg"].removeprefix("Value error, "))
         return USAGE_ERROR
     except ValueError as exc:

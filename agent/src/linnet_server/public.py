@@ -151,7 +151,7 @@ class PublicApp:
             case ["metrics"]:
                 return Response(200, self._metrics.render(), (_METRICS,))
             case _:
-                raise NotFoundError("no such path")
+                raise NotFoundError(f"no path '/{'/'.join(parts)[:80]}' here")
 
     def _say_ready(self, name: str, version: str | None) -> Response:
         try:

@@ -15,6 +15,7 @@ The module `grpc` costs 10 MiB: it is imported where an address is given, and no
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -324,7 +325,16 @@ def _bind(server: Any, address: str, tls: TlsFiles | None) -> int:  # noqa: ANN4
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, _open_credentials(tls)))
     except RuntimeError as exc:
-        raise OSError(f"cannot listen on {address} for gRPC: is the port taken?") from exc
+        raise OSError(f"cannot listen on {address} for gRPC: {_why_not(address)}") from exc
+
+
+def _why_not(address: str) -> str:
+    """Return why nobody can listen on ``address``; gRPC itself does not say."""
+    try:
+        socket.getaddrinfo(address.rpartition(":")[0].strip("[]"), None)
+    except OSError as exc:
+        return str(exc.strerror)
+    return "the port is taken, or the address is none of this machine's"
 
 
 def _open_credentials(tls: TlsFiles) -> object:

@@ -18,9 +18,11 @@ PREFIX: Final = "LINNET_SERVER_"
 OTLP_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """OpenTelemetry's own; counts where ours says nothing."""
 
+_HOST: Final = r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.?"
+
 
 def _check_address(address: str) -> str:
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", address)
+    found = re.fullmatch(rf"(\[[0-9a-fA-F:.]+\]|{_HOST}):([0-9]{{1,5}})", address)
     if found is None or int(found[2]) > 65535:
         raise ValueError(f"takes HOST:PORT, such as 127.0.0.1:8080, not {address!r}")
     return address
@@ -254,6 +256,14 @@ def read_settings(
     if "model" in values:
         values["model"] = _read_models(values["model"])
     return Settings.model_validate(values)
+
+
+def name_source(field: str, flags: Mapping[str, object]) -> str:
+    """Return where the value of ``field`` was said: its flag, or else its variable."""
+    if flags.get(field) is not None:
+        return f"--{field}".replace("_", "-")
+    ours = PREFIX + field.upper()
+    return OTLP_ENDPOINT if field == "otlp_endpoint" and not os.environ.get(ours) else ours
 
 
 def _read_models(value: object) -> dict[str, str]:

@@ -47,7 +47,9 @@ def find_onnx(path: Path) -> Path:
         named = path / "model.onnx"
         if len(there) != 1 and named not in there:
             if not there:
-                raise ModelPathError(f"{path} has no .onnx file")
+                raise ModelPathError(
+                    f"{path} has no .onnx file: name the file itself, or the directory it lies in"
+                )
             raise ModelPathError(
                 f"{path} has {len(there)} .onnx files, and none is model.onnx: name the file itself"
             )

@@ -110,6 +110,12 @@ def test_a_token_file_that_is_of_no_use_stops_the_start(tmp_path, text):
 def test_files_that_are_not_there_stop_the_start(tmp_path):
     with pytest.raises(AccessError):
         open_access(tmp_path / "t", None)
+    with pytest.raises(AccessError, match="/c: No such file"):
+        open_access(None, TlsFiles(tmp_path / "c", tmp_path / "k", None))
+    (tmp_path / "c").touch()
+    with pytest.raises(AccessError, match="/k: No such file"):
+        open_access(None, TlsFiles(tmp_path / "c", tmp_path / "k", None))
+    (tmp_path / "k").touch()
     with pytest.raises(AccessError, match="TLS with"):
         open_access(None, TlsFiles(tmp_path / "c", tmp_path / "k", None))
 

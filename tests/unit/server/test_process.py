@@ -236,6 +236,46 @@ def test_a_port_that_is_taken_is_said(flag, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--http", "--grpc"])
+def test_a_host_that_is_not_found_is_said(flag, tmp_path):
+    address = "nowhere.invalid:0"
+    flags = {"--http": "127.0.0.1:0", flag: address}
+    words = [word for pair in flags.items() for word in pair]
+
+    found = run_command("--root", str(tmp_path), "--allow-network", *words)
+
+    assert found.returncode == 1
+    assert f"cannot listen on {address}" in found.stderr
+    assert "name" in found.stderr.lower()
+    assert "taken" not in found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LINNET_SERVER_DRAIN_S", "inf"),
+        ("LINNET_SERVER_HTTP", "a..b:80"),
+        ("LINNET_SERVER_OTLP_ENDPOINT", "file:///etc"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "file:///etc"),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named(name, value):
+    found = run_command(**{name: value})
+
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"linnet-server: {name}: ")
+
+
+@pytest.mark.slow
+def test_a_flag_is_written_out(tmp_path):
+    found = run_command("--root", str(tmp_path), "--max-queu", "3")
+
+    assert found.returncode == 2
+    assert "--max-queu" in found.stderr
+
+
+@pytest.mark.slow
 def test_a_run_that_never_ends_does_not_hold_up_the_loop(node, models, start_server):
     """The warm-up was short, with as many elements: how long it takes hangs on the value."""
     node.set_current(node.add(models.looper))

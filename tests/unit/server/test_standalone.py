@@ -38,7 +38,7 @@ def test_a_directory_has_one_model(tmp_path, names, found):
     ("path", "words"),
     [
         pytest.param("", "has 2 .onnx files, and none is model.onnx", id="nobody can tell which"),
-        pytest.param("empty", "has no .onnx file", id="an empty directory"),
+        pytest.param("empty", "has no .onnx file: name the file", id="an empty directory"),
         pytest.param("nowhere", "--model takes NAME=PATH of a file or directory", id="not there"),
         pytest.param("text", "is no .onnx file", id="something else"),
     ],
