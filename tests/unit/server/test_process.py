@@ -78,7 +78,9 @@ def test_the_control_socket_is_private_and_goes_with_the_server(node, models, st
 
 
 @pytest.mark.slow
-def test_sigterm_lets_the_running_request_end(node, models, start_server):
+def test_sigterm_lets_the_running_request_end_and_a_second_word_changes_nothing(
+    node, models, start_server
+):
     node.set_current(node.add(models.looper))
     server = start_server(node.root)
     body = json.dumps({"inputs": [{"name": "n", "datatype": "INT64", "shape": [], "data": [1]}]})
@@ -93,6 +95,7 @@ def test_sigterm_lets_the_running_request_end(node, models, start_server):
             client.get("/v2/health/live")
 
         server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGINT)
 
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
     assert server.process.wait(20) == 0
