@@ -54,7 +54,10 @@ def main(argv: Sequence[str], world: World) -> int:
     try:
         return _run(list(argv), world)
     except CliError as error:
-        world.say(f"linnet: {error}")
+        from linnet_cli.paint import printable  # noqa: PLC0415 - only on an error
+
+        # What is wrong may quote a file or another machine.
+        world.say("\n".join(printable(line) for line in f"linnet: {error}".split("\n")))
         return error.exit
 
 

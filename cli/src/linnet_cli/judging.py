@@ -111,6 +111,8 @@ def read_cases(text: str) -> Case | list[Case]:
         data = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise CaseError(f"this is not JSON: {error}") from error
+    except RecursionError as error:
+        raise CaseError("this is no case: it is nested too deep") from error
     if isinstance(data, list):
         return [_read_case(each, where=f"case {index}: ") for index, each in enumerate(data, 1)]
     return _read_case(data, where="")
@@ -219,6 +221,8 @@ def _rows(case: Case, index: int, *, candidate: bool) -> list[NodeCount]:
 def _read_case(data: object, *, where: str) -> Case:
     try:
         case = Case.model_validate_json(json.dumps(data))
+    except RecursionError as error:
+        raise CaseError(f"{where}this is no case: it is nested too deep") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CaseError(f"{where}{_named(data, first['loc'])}: {first['msg']}") from error

@@ -67,8 +67,13 @@ class Paint(NamedTuple):
 
         Messages come from other machines: an escape sequence in one may not reach the terminal.
         """
-        shown = "".join(c if c.isprintable() else " " for c in text)
+        shown = printable(text)
         return shown if self.unicode else shown.encode("ascii", "replace").decode()
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def columns(rows: Sequence[Sequence[Cell | str]], *, paint: Paint, gap: int = 2) -> list[str]:

@@ -227,13 +227,45 @@ def test_bad_data_end_with_the_node_and_the_field(place, field, value, said, lin
         ("[-Infinity]", "-Infinity is no number"),
         ("7", "the case: Input should be an object"),
         ("{}", "metric: Field required"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"metric": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deep"),
+        ('{"metric": ' + "[" * 300 + "]" * 300 + "}", "the case: "),
     ],
+    ids=lambda text: text[:12],
 )
 def test_what_is_no_case_is_said(text, said, linnet, tmp_path):
     code, _, err = run(linnet, text, tmp_path=tmp_path)
 
     assert code == 1
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "nested too deep"),
+        (b"\xff{}", "stdin cannot be read: 'utf-8' codec"),
+        (b"", "this is not JSON"),
+    ],
+    ids=["deep", "not UTF-8", "empty"],
+)
+def test_what_is_no_case_is_said_of_stdin_too(content, said, linnet, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    code, out, err = linnet("judge", "-f", "-")
+
+    assert (code, out) == (1, "")
+    assert said in err
+
+
+def test_no_escape_sequence_of_a_file_reaches_the_terminal(linnet, tmp_path):
+    case = {**a_case(), "metric": "\x1b[31merrors"}
+    _, out, _ = run(linnet, case, tmp_path=tmp_path)
+    case["nodes"][0]["name"] = case["nodes"][1]["name"] = "\x1b[2J"
+    _, _, err = run(linnet, case, tmp_path=tmp_path)
+
+    assert out.startswith(" [31merrors\n")
+    assert err.startswith('linnet: node " [2J": name: there are two nodes')
 
 
 def test_a_file_that_is_not_there_is_said(linnet):

@@ -312,3 +312,74 @@ def test_steps_of_equal_quota_are_one():
     ahead = steps_ahead(spec(), eligible_count=2)
 
     assert [(step.first, step.last, step.nodes) for step in ahead] == [(1, 2, 1), (3, 3, 2)]
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
+HEAD = "kind: RolloutPolicy\nmetadata: {name: a}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kind: RolloutPolicy\nmetadata: x\n", "  metadata: a map with a name is needed\n"),
+        ("kind: RolloutPolicy\nmetadata: {name: 7}\n", "  metadata.name: a text is needed\n"),
+        ("kind: RolloutPolicy\n", "document 1: cannot be used\n"),
+        (f"---\n---\n7\n---\n[1]\n---\n{HEAD}spec: [1]\n", "a: cannot be used\n  spec: a map"),
+        (f"{HEAD}spec: hello\n", "  spec: a map is needed\n"),
+        (f"{HEAD}spec: {{steps: 7}}\n", "  spec.steps: Input should be a valid tuple"),
+        (f"{HEAD}spec: &a {{steps: [*a], judge: *a}}\n", "  spec.steps.0.nodes: Field required"),
+        (f"{BOMB}{HEAD}spec: *a11\n", "  spec: a map is needed\n"),
+        (f"{BOMB}kind: RolloutPolicy\nmetadata: {{name: *a11}}\n", "metadata.name: a text is"),
+    ],
+)
+def test_a_policy_of_another_shape_is_said_field_by_field(text, says, linnet, stories, tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(text, encoding="utf-8")
+
+    outcome = linnet(stories["first-rollout"]().kube(), "lint", str(path), "--offline")
+
+    assert outcome.code == Exit.ERROR
+    assert says in outcome.out
+
+
+def test_all_that_is_wrong_with_a_policy_is_said_at_once(linnet, stories, policy):
+    path = policy(thresholds="[{name: hot, query: up, colour: red}]")
+
+    out = linnet(stories["first-rollout"]().kube(), "lint", path, "--offline").out
+
+    assert out.splitlines()[:2] == [
+        "careful: cannot be used",
+        "  spec.judge.thresholds.0.colour is no field",
+    ]
+    assert "hot: " in out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 1500, "nested too deep"),
+        (f"{HEAD}spec: {'[' * 1500}{']' * 1500}", "nested too deep"),
+        ("a: 2026-13-45", "month must be in 1..12"),
+        ("a: !!bool maybe", "not what its tag says"),
+        ("a: !!timestamp maybe", "not what its tag says"),
+        ("a: *nobody", "undefined alias"),
+        ("a: \x07", "special characters are not allowed"),
+        (MERGES, "more than 10000 fields are merged"),
+    ],
+    ids=["deep", "deep field", "no date", "no bool", "no time", "no anchor", "bell", "merges"],
+)
+def test_what_is_no_yaml_is_said_with_the_file(text, says, linnet, stories, tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(text, encoding="utf-8")
+
+    outcome = linnet(stories["first-rollout"]().kube(), "lint", str(path), "--offline")
+
+    assert (outcome.code, outcome.out) == (Exit.ERROR, "")
+    assert outcome.err.startswith(f"linnet: {path} cannot be read: ")
+    assert says in outcome.err
+    assert outcome.err.count("\n") == 1

@@ -13,6 +13,7 @@ from typing import Any
 from linnet_cli.errors import CaseError
 from linnet_cli.exits import Exit
 from linnet_cli.judging import judge_cases, read_cases, schema
+from linnet_cli.paint import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(data, separators=(",", ":"), ensure_ascii=False))
         return Exit.OK
     for answer in answers if isinstance(answers, list) else [answers]:
-        print(f"{answer.metric}")
+        print(printable(answer.metric))
         print(f"  {'LOOK':<6}{'LOG E':>10}{'FLEET':>8}{'EXCLUDED':>10}  VERDICT")
         for number, look in enumerate(answer.looks, 1):
             excluded = "-" if look.excluded is None else f"x{look.excluded:g}"
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(name: str) -> str:
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CaseError(f"{name} cannot be read: {error}") from error
+        what = "stdin" if name == "-" else name
+        raise CaseError(f"{what} cannot be read: {error}") from error

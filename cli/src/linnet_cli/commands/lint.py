@@ -9,25 +9,21 @@ import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
-
-import pydantic
-import yaml
 
 from linnet_api.durations import parse_duration
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_cli.contract import DEPLOYMENTS, NODE_MODELS, collection_path
-from linnet_cli.errors import CliError, ForbiddenError, NotFoundError, UsageError
+from linnet_cli.errors import CliError, ForbiddenError, NotFoundError
 from linnet_cli.exits import Exit
 from linnet_cli.kube import Json, Kube
 from linnet_cli.linting import Traffic, lint_fleet
 from linnet_cli.options import add_cluster_options, split_name
+from linnet_cli.policy_files import read_policies
 from linnet_cli.reading import read_deployment, read_newest_rollout
 from linnet_cli.world import World
 from linnet_operator.evidence import EvidenceRecordError, read_config_map, recompute
 from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.learning import learn_all
-from linnet_operator.policy_rules import policy_problems
 from linnet_operator.presets import Subject
 from linnet_operator.templates import fill_in, words_of
 from linnet_operator.terms import step_template
@@ -50,9 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, world: World) -> int:
     """Print what is wrong, and what would be seen; 1 where a policy cannot be used."""
     code = Exit.OK
-    for name, spec in _read_policies(Path(args.file)):
-        problems = spec if isinstance(spec, list) else policy_problems(spec)
-        if isinstance(spec, list) or problems:
+    for name, spec, problems in read_policies(Path(args.file)):
+        if spec is None or problems:
             world.show("\n".join([f"{name}: cannot be used", *(f"  {each}" for each in problems)]))
             code = Exit.ERROR
             continue
@@ -74,47 +69,6 @@ def _lint_fleets(
         traffic = _traffic(kube, deployment, spec, args, now=kube.server_time or world.now())
         lines, warnings = lint_fleet(spec, traffic)
         world.show("\n".join(["", *lines, *(f"  warning: {each}" for each in warnings)]))
-
-
-def _read_policies(path: Path) -> list[tuple[str, RolloutPolicySpec | list[str]]]:
-    """Return the policies of a file by name; in the place of one that cannot be read, why."""
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CliError(f"{path} cannot be read: {error}") from error
-    found: list[tuple[str, RolloutPolicySpec | list[str]]] = []
-    for document in documents:
-        if not isinstance(document, dict) or document.get("kind") != "RolloutPolicy":
-            continue
-        name = str((document.get("metadata") or {}).get("name", "?"))
-        raw = document.get("spec") or {}
-        try:
-            spec = RolloutPolicySpec.model_validate(raw)
-        except pydantic.ValidationError as error:
-            found.append((name, [_field(each) for each in error.errors()]))
-            continue
-        unknown = _unknown_fields(raw, spec.model_dump(by_alias=True), path="spec")
-        found.append((name, unknown or spec))
-    if not found:
-        raise UsageError(f"{path} holds no RolloutPolicy")
-    return found
-
-
-def _unknown_fields(raw: object, known: object, *, path: str) -> list[str]:
-    """Return the fields that were written but are none; the API server would drop them."""
-    if isinstance(raw, list) and isinstance(known, list | tuple):
-        pairs = enumerate(zip(raw, known, strict=True))
-        return [text for n, (a, b) in pairs for text in _unknown_fields(a, b, path=f"{path}.{n}")]
-    if not isinstance(raw, dict) or not isinstance(known, dict):
-        return []
-    found = [f"{path}.{key} is no field" for key in raw if key not in known]
-    for key in raw.keys() & known.keys():
-        found += _unknown_fields(raw[key], known[key], path=f"{path}.{key}")
-    return sorted(found)
-
-
-def _field(error: Any) -> str:  # noqa: ANN401 - pydantic's own type is not public
-    return f"spec.{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
 
 
 def _fleets(kube: Kube, namespace: str, *, policy: str, deployment: str | None) -> list[Json]:
