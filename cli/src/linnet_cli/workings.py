@@ -174,6 +174,8 @@ def _evidence(model: Model, said: MetricAssessment, step: StepInputs) -> list[st
     means = zip(RISES, by_mean, strict=True)
     reached = "reached" if look.log_e >= look.line else "not reached"
     excluded = "excluded" if look.log_excluding >= look.line else "not excluded"
+    if excluded == "excluded" and model.seen_rise_ratio >= look.rise:
+        excluded = "less likely than what is seen, which is more"
     return [
         _row(
             "evidence",
@@ -254,7 +256,7 @@ def _rate(learned: Learned, node: str) -> str:
 
 def _shape(row: Row) -> str:
     return (
-        f"spread s = 1 / (1 / {row.past:.4g} + {row.spread:.4g}) = {row.shape:.4g} "
+        f"shape s (large: narrow) = 1 / (1 / {row.past:.4g} + {row.spread:.4g}) = {row.shape:.4g} "
         f"({row.history_windows} windows of its own)"
     )
 
@@ -266,6 +268,8 @@ def _counted(row: NodeCount) -> str:
 
 
 def _pair(quadratic: float, linear: float) -> str:
+    if not quadratic and not linear:
+        return "none"
     return f"the larger of {quadratic:.3g} e^2 and {linear:.3g} n e"
 
 

@@ -362,8 +362,10 @@ def test_all_that_is_wrong_with_a_policy_is_said_at_once(linnet, stories, policy
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[" * 1500, "nested too deep"),
-        (f"{HEAD}spec: {'[' * 1500}{']' * 1500}", "nested too deep"),
+        pytest.param("[" * 1500, "nested too deep", marks=pytest.mark.slow),
+        pytest.param(
+            f"{HEAD}spec: {'[' * 1500}{']' * 1500}", "nested too deep", marks=pytest.mark.slow
+        ),
         ("a: 2026-13-45", "month must be in 1..12"),
         ("a: !!bool maybe", "not what its tag says"),
         ("a: !!timestamp maybe", "not what its tag says"),

@@ -216,6 +216,25 @@ def test_one_decision_is_verified_alone(judged, linnet):
     assert "decision 2" not in outcome.out
 
 
+def test_a_decision_that_is_not_there_is_not_verified(judged, linnet):
+    missing = linnet(judged[0].kube(), "explain", "digits", "--verify", "--decision", "99")
+    part = linnet(judged[0].kube(), "explain", "digits", "--verify", "--metric", "errors")
+
+    assert (missing.code, missing.out) == (Exit.ERROR, "")
+    assert "digits-3 has no decision 99; it has: 1, 2" in missing.err
+    assert (part.code, part.out) == (Exit.USAGE, "")
+    assert "without --metric and --node" in part.err
+
+
+def test_nothing_is_said_to_be_excluded_beside_harm_that_is_larger(judged, linnet):
+    told = " ".join(linnet(judged[0].kube(), "explain", "digits").out.split())
+    workings = linnet(judged[0].kube(), "explain", "digits", "--decision", "1").out
+
+    assert "no rise excluded yet; evidence of harm" in told
+    detect = next(line for line in workings.splitlines() if line.startswith("  detect"))
+    assert detect.endswith(": less likely than what is seen, which is more")
+
+
 def test_a_threshold_shows_its_samples_and_when_its_limit_broke(judged, linnet):
     samples = tuple(
         ThresholdSample(at_s=1e9 + 10 * n, value=value, series=value is not None)

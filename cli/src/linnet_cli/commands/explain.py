@@ -10,7 +10,7 @@ import json
 import zlib
 
 from linnet_cli.commands.status import paint_for
-from linnet_cli.errors import ForbiddenError, NotFoundError
+from linnet_cli.errors import ForbiddenError, NotFoundError, UsageError
 from linnet_cli.exits import Exit
 from linnet_cli.explaining import explain
 from linnet_cli.kube import Json, Kube
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace, world: World) -> int:
         rollout=args.rollout,
     )[0]
     if args.verify:
+        if args.metric or args.node:
+            raise UsageError("--verify checks whole decisions: without --metric and --node")
         return verify(kube, records.rollout, namespace=namespace, world=world, only=args.decision)
     if args.decision is not None or args.metric or args.node:
         return show(kube, records.rollout, args, namespace=namespace, world=world)
@@ -98,11 +100,7 @@ def _find_evidence(rollout: Json | None, *, wanted: int | None) -> tuple[str, Js
     """Return the title and the evidence of a decision; of the newest where none is wanted."""
     name = rollout["metadata"]["name"] if rollout else "it"
     status = (rollout or {}).get("status") or {}
-    decisions = [d for d in status.get("decisions") or () if wanted in (None, d["n"])]
-    if wanted is not None and not decisions:
-        known = ", ".join(str(d["n"]) for d in status.get("decisions") or ()) or "none"
-        raise NotFoundError(f"{name} has no decision {wanted}; it has: {known}")
-    judged = [d for d in decisions if d.get("evidence")]
+    judged = [d for d in _decisions(rollout, wanted=wanted) if d.get("evidence")]
     if judged:
         last = judged[-1]
         title = (
@@ -114,6 +112,21 @@ def _find_evidence(rollout: Json | None, *, wanted: int | None) -> tuple[str, Js
     if status.get("evidence"):
         return f"{name}: what was learned before the first step", status["evidence"]
     raise NotFoundError(f"{name} has judged no metrics yet")
+
+
+def _decisions(rollout: Json | None, *, wanted: int | None) -> list[Json]:
+    """Return that decision; all of them where none is wanted.
+
+    Raises:
+        NotFoundError: There is no such decision.
+    """
+    recorded = list(((rollout or {}).get("status") or {}).get("decisions") or ())
+    found = [decision for decision in recorded if wanted in (None, decision["n"])]
+    if wanted is not None and not found:
+        name = rollout["metadata"]["name"] if rollout else "it"
+        known = ", ".join(str(decision["n"]) for decision in recorded) or "none"
+        raise NotFoundError(f"{name} has no decision {wanted}; it has: {known}")
+    return found
 
 
 def verify(
@@ -128,6 +141,9 @@ def verify(
 
     Returns:
         0 where each agrees with the record; 1 where one does not, or its evidence is gone.
+
+    Raises:
+        NotFoundError: There is no decision ``only``.
     """
     from linnet_operator.evidence import (  # noqa: PLC0415 - the judge is slow to import, and only needed here
         EvidenceRecordError,
@@ -136,10 +152,8 @@ def verify(
     )
 
     name = rollout["metadata"]["name"] if rollout else ""
-    recorded = ((rollout or {}).get("status") or {}).get("decisions") or ()
-    decisions = [decision for decision in recorded if only in (None, decision["n"])]
     agreed = judged = 0
-    for decision in decisions:
+    for decision in _decisions(rollout, wanted=only):
         what = f"{name} decision {decision['n']}, step {decision['step']}: {decision['verdict']}, "
         what += str(decision["action"])
         reference = decision.get("evidence")
