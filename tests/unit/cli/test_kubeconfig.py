@@ -83,6 +83,22 @@ def test_a_token_file_is_read_afresh(write):
         pytest.param(config("a", server=""), "", "names no cluster with a server", id="no server"),
         pytest.param("a: [", "", "is not YAML", id="no YAML"),
         pytest.param("- a", "", "is not a kubeconfig", id="no mapping"),
+        pytest.param('{"a": ', "", "is not a kubeconfig: Expecting value", id="no JSON"),
+        pytest.param('{"a":' * 5000, "", "nested too deep", id="deep JSON"),
+        pytest.param("a: !!bool maybe", "", "is not a kubeconfig", id="no bool"),
+        pytest.param(
+            config("a") | {"clusters": 7}, "", "clusters is no list of mappings", id="no list"
+        ),
+        pytest.param(
+            config("a") | {"contexts": ["a"]}, "", "contexts is no list of mapp", id="no mappings"
+        ),
+        pytest.param(config("a", user=[1]), "", "user of a is no mapping", id="no user"),
+        pytest.param(
+            config("a", cluster={"certificate-authority-data": "/////w=="}),
+            "",
+            "certificate-authority-data is no PEM in Base64",
+            id="no text",
+        ),
         pytest.param(
             config("a", user={"tokenFile": "gone"}), "", "cannot read .*gone", id="a file is gone"
         ),

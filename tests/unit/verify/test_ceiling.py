@@ -50,6 +50,8 @@ def test_a_file_may_hold_several_policies(workshop, tmp_path):
         pytest.param(lambda pem: _document(pem.replace("M", "!")), id="a broken key"),
         pytest.param(lambda _: "\x00", id="a control character"),
         pytest.param(lambda _: "[" * 5000, id="deeper than anybody writes"),
+        pytest.param(lambda _: "a: !!bool maybe", id="no bool"),
+        pytest.param(lambda _: "a: !!timestamp maybe", id="no time"),
         pytest.param(
             lambda pem: _document(pem, more="  revoked: {keyIds: []}\n" * 2), id="a field twice"
         ),

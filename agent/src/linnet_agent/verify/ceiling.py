@@ -99,6 +99,10 @@ def _read_yaml(text: str) -> list[object]:
     except (yaml.YAMLError, RecursionError) as error:
         msg = f"not YAML: {error}"
         raise ValueError(msg) from error
+    except (LookupError, AttributeError, TypeError) as error:
+        # What PyYAML raises for `!!bool maybe` and the like.
+        msg = "not YAML: a value is not what its tag says"
+        raise ValueError(msg) from error
 
 
 def _parse_document(value: object, *, position: int) -> tuple[str, TrustPolicySpec]:

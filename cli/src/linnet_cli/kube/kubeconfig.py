@@ -118,17 +118,24 @@ def _in_cluster(environment: Environment) -> Access:
 def _load(path: str) -> Json:
     text = _read(path)
     loaded: Any
-    if text.lstrip().startswith("{"):
-        import json  # noqa: PLC0415 - start-up: one of the two parsers is enough
+    try:
+        if text.lstrip().startswith("{"):
+            import json  # noqa: PLC0415 - start-up: one of the two parsers is enough
 
-        loaded = json.loads(text)
-    else:
-        import yaml  # noqa: PLC0415 - start-up: one of the two parsers is enough
+            loaded = json.loads(text)
+        else:
+            import yaml  # noqa: PLC0415 - start-up: one of the two parsers is enough
 
-        try:
-            loaded = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
-        except yaml.YAMLError as error:
-            raise KubeconfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            try:
+                loaded = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
+            except yaml.YAMLError as error:
+                said = " ".join(str(error).split())
+                raise KubeconfigError(f"{path} is not YAML: {said}") from error
+    except RecursionError as error:
+        raise KubeconfigError(f"{path} is not a kubeconfig: it is nested too deep") from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # Broken JSON, or a value that is not what its tag says: PyYAML lets those through.
+        raise KubeconfigError(f"{path} is not a kubeconfig: {error}") from error
     if not isinstance(loaded, dict):
         raise KubeconfigError(f"{path} is not a kubeconfig: it holds no mapping")
     return loaded
@@ -138,20 +145,37 @@ def _entry(
     documents: list[tuple[str, Json]], plural: str, singular: str, name: str
 ) -> tuple[str, Json | None]:
     for path, document in documents:
-        for item in document.get(plural) or ():
+        for item in _items(path, document, plural):
             if item.get("name") == name:
-                return os.path.dirname(os.path.abspath(path)), item.get(singular) or {}  # noqa: PTH100, PTH120 - start-up
+                found = item.get(singular) or {}
+                if not isinstance(found, dict):
+                    raise KubeconfigError(
+                        f"{path} is not a kubeconfig: {plural}: {singular} of {name} is no mapping"
+                    )
+                return os.path.dirname(os.path.abspath(path)), found  # noqa: PTH100, PTH120 - start-up
     return "", None
 
 
 def _names(documents: list[tuple[str, Json]], plural: str) -> set[str]:
-    return {str(item.get("name")) for _, d in documents for item in d.get(plural) or ()}
+    return {str(item.get("name")) for path, d in documents for item in _items(path, d, plural)}
+
+
+def _items(path: str, document: Json, plural: str) -> list[Json]:
+    items = document.get(plural) or []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise KubeconfigError(f"{path} is not a kubeconfig: {plural} is no list of mappings")
+    return items
 
 
 def _pem(entry: Json, key: str, folder: str) -> str:
     data = entry.get(f"{key}-data")
     if data:
-        return base64.b64decode(str(data)).decode()
+        try:
+            return base64.b64decode(str(data)).decode()
+        except ValueError as error:
+            raise KubeconfigError(
+                f"the kubeconfig's {key}-data is no PEM in Base64: {error}"
+            ) from error
     path = entry.get(key)
     return _read(os.path.join(folder, str(path))) if path else ""  # noqa: PTH118 - start-up
 
@@ -169,3 +193,5 @@ def _read(path: str) -> str:
             return file.read()
     except OSError as error:
         raise KubeconfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise KubeconfigError(f"cannot read {path}: {error}") from error
