@@ -234,6 +234,12 @@ def test_a_broken_certificate_is_named(kube_of):
         kube_of(certificate="-----BEGIN NONSENSE-----").get(MODELS)
 
 
+@pytest.mark.parametrize("server", ["https://[::", "https://hub:70000", "https://hub:x"])
+def test_what_is_no_address_is_said(server):
+    with pytest.raises(KubeconfigError, match=r"hub is no address of a server: "):
+        DirectKube(Access(server=server, namespace="factory", where="hub"), timeout_s=1)
+
+
 def test_another_ca_is_not_trusted_but_on_demand(kube_of):
     stranger = Authority()
 

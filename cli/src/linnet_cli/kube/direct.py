@@ -34,7 +34,12 @@ class DirectKube:
         self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
         self._server_time: datetime | None = None
-        self._prefix = urlsplit(access.server).path.rstrip("/")
+        try:
+            self._parts = urlsplit(access.server)
+            self._port = self._parts.port
+        except ValueError as error:
+            raise KubeconfigError(f"{access.where} is no address of a server: {error}") from error
+        self._prefix = self._parts.path.rstrip("/")
 
     @property
     def namespace(self) -> str:
@@ -111,12 +116,11 @@ class DirectKube:
         return response.status, content, response.getheader("Date", "")
 
     def _open(self) -> http.client.HTTPConnection:
-        parts = urlsplit(self._access.server)
-        host = parts.hostname or ""
-        if parts.scheme == "http":
-            return http.client.HTTPConnection(host, parts.port or 80, timeout=self._timeout_s)
+        host = self._parts.hostname or ""
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, self._port or 80, timeout=self._timeout_s)
         return http.client.HTTPSConnection(
-            host, parts.port or 443, timeout=self._timeout_s, context=tls_context(self._access)
+            host, self._port or 443, timeout=self._timeout_s, context=tls_context(self._access)
         )
 
     def close(self) -> None:
