@@ -73,14 +73,23 @@ NOISE = {
 }
 
 
+def send(server, raw):
+    """Return when the server has closed the connection."""
+    address = ("127.0.0.1", int(server.ports[1]))
+    with (
+        socket.create_connection(address, timeout=20) as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        client.sendall(raw)
+        with contextlib.suppress(OSError):  # it may have gone already
+            client.shutdown(socket.SHUT_WR)
+        while client.recv(1 << 16):
+            pass
+
+
 def test_what_is_no_grpc_is_let_go_and_the_next_one_served(server):
     for raw in NOISE.values():
-        with socket.create_connection(("127.0.0.1", int(server.ports[1])), timeout=20) as client:
-            client.sendall(raw)
-            client.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(ConnectionError):
-                while client.recv(1 << 16):
-                    pass
+        send(server, raw)
 
         assert is_live(server)
     assert server.process.poll() is None

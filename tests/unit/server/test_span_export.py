@@ -108,8 +108,11 @@ def test_a_request_of_a_recorded_trace_is_a_span_of_it(node, models, start_serve
         client.get("/v2/models/defects", headers=SAMPLED)
         answer = client.post(INFER, json={"inputs": [X]}, headers=SAMPLED)
         span, resource, scope = collector.take()
+        deadline = time.monotonic() + 30
+        while not (counted := fates(client))["exported"] and time.monotonic() < deadline:
+            pass  # the collector has it before its answer is read
 
-        assert fates(client) == {"exported": 1, "dropped": 0, "failed": 0}
+    assert counted == {"exported": 1, "dropped": 0, "failed": 0}
     assert collector.is_empty, "neither what nobody records nor what asks no model"
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
     assert answer.headers["traceresponse"] == f"00-{TRACE}-{span.span_id.hex()}-01"
