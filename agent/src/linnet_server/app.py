@@ -198,7 +198,8 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
-        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+        sentence = (exc.strerror or str(exc)).partition(" (while attempting")[0]
+        raise StartError(f"cannot listen on {host}:{port}: {sentence}") from exc
 
 
 @contextlib.contextmanager

@@ -544,7 +544,8 @@ class _RefusedError(Exception):
     @classmethod
     def too_large(cls, limit_bytes: int) -> "_RefusedError":
         return cls(
-            TooLargeError.status, f"the body has more than {limit_bytes} bytes, which are taken"
+            TooLargeError.status,
+            f"the body has more than the {limit_bytes} bytes that --max-body-bytes allows",
         )
 
 

@@ -287,7 +287,7 @@ def _pack(spec: TensorSpec, values: Sequence[Any]) -> Array:
 
 def _not_of(spec: TensorSpec) -> BadRequestError:
     return BadRequestError(
-        f"input '{spec.name}': a value is not of, or beyond the range of {spec.datatype}"
+        f"input '{spec.name}': a value is not of {spec.datatype}, or beyond its range"
     )
 
 
