@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
+PURE := tests/planner tests/sim tests/unit/judge
 
 STATIC := formats rules types contracts strict-types generated
 formats := ruff format --check .
@@ -18,7 +19,7 @@ contracts := lint-imports
 strict-types := pyright --pythonpath $(BIN)/python
 generated := python -m linnet_api.crdgen --check
 
-.PHONY: help venv demo demo-down test lint static $(STATIC) fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
+.PHONY: help venv demo demo-down test test-pure test-real lint static $(STATIC) fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +42,12 @@ demo-down: $(STAMP) ## Take down what the demo started
 
 test: $(STAMP) ## All tests; T=expr picks some
 	@$(BIN)/python -m pytest $(if $(T),-k "$(T)")
+
+test-pure: $(STAMP) ## Those that only compute: planner, simulator, judge
+	@$(BIN)/python -m pytest $(PURE)
+
+test-real: $(STAMP) ## All others: they start processes, and wait
+	@$(BIN)/python -m pytest $(addprefix --ignore=,$(PURE))
 
 lint: static ## Formats, types, contracts, generated files, quick pure tests
 	@$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/planner tests/repo
