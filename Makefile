@@ -9,17 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 T ?=
-PURE := tests/planner tests/sim tests/unit/judge
 
-STATIC := formats rules types contracts strict-types generated
-formats := ruff format --check .
-rules := ruff check .
-types := mypy
-contracts := lint-imports
-strict-types := pyright --pythonpath $(BIN)/python
-generated := python -m linnet_api.crdgen --check
-
-.PHONY: help venv demo demo-down test test-pure test-real lint static $(STATIC) fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
+.PHONY: help venv demo demo-down test lint fix bench bench-server bench-swap bench-agent bench-decisions nightly nightly-judge crds crash lock sim proto
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,20 +34,14 @@ demo-down: $(STAMP) ## Take down what the demo started
 test: $(STAMP) ## All tests; T=expr picks some
 	@$(BIN)/python -m pytest $(if $(T),-k "$(T)")
 
-test-pure: $(STAMP) ## Those that only compute: planner, simulator, judge
-	@$(BIN)/python -m pytest $(PURE)
-
-test-real: $(STAMP) ## All others: they start processes, and wait
-	@$(BIN)/python -m pytest $(addprefix --ignore=,$(PURE))
-
-lint: static ## Formats, types, contracts, generated files, quick pure tests
+lint: $(STAMP) ## Formats, types, contracts, quick pure tests, generated files
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python -m linnet_api.crdgen --check
 	@$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/planner tests/repo
-
-static: $(STAMP) ## What lint does without running anything
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync $(STATIC)
-
-$(STATIC): $(STAMP)
-	@$(BIN)/$($@)
 
 fix: $(STAMP) ## Format and mend what can be mended
 	@$(BIN)/ruff format .

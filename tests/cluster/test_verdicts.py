@@ -3,7 +3,7 @@
 - Four deployments side by side on six nodes of two types, each with clients of its own that say
   for every answer whether it was right.
 - A bad model must be back before half of the nodes have it; the equal one must be everywhere.
-- Two rounds; `make nightly` plays ten, and writes build/nightly/verdicts.json.
+- Three rounds; `make nightly` plays ten, and writes build/nightly/verdicts.json.
 """
 
 import asyncio
@@ -307,7 +307,7 @@ def play(up, connect, tmp_path_factory):
 def pytest_generate_tests(metafunc):
     if "number" in metafunc.fixturenames:
         metafunc.parametrize(
-            "number", range(1, (metafunc.config.getoption("--rounds", None) or 2) + 1)
+            "number", range(1, (metafunc.config.getoption("--rounds", None) or 3) + 1)
         )
 
 
