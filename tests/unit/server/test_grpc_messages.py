@@ -117,7 +117,7 @@ REFUSED = {
     "twice": (_twice, "is there twice"),
     "output twice": (_output_twice, "asked for twice"),
     "too small": (lambda: raw(x=b"1234567"), "needs 8 bytes; there are 7"),
-    "beyond the range": (lambda: typed(t=(128,)), "beyond the range of INT8"),
+    "beyond the range": (lambda: typed(t=(128,)), "not of INT8, or beyond its range"),
     "negative": (lambda: typed(x=(), t=(), shape=(-1, 2)), "must be a list of sizes"),
     "huge": (lambda: typed(shape=(2**62, 2)), "needs"),
 }
