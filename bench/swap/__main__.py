@@ -4,6 +4,7 @@
   while clients ask in an open loop at half of the rate that each server can do: once without swaps
   (the control run), once with. Then with as many as 16 clients can ask.
 - Errors, the longest gap between two answers, p99 before a swap and in it, seconds of a swap.
+- The floor: what clients see while another process loads the same model and nothing is swapped.
 - Memory: hundreds of swaps of a model with weights; the process at the start and at the end.
 - Each server in turn, on the same cores as the client. Ratios travel; absolute figures are of this
   machine, now.
@@ -89,6 +90,21 @@ def figures_of(seen, busy, quiet):
     }
 
 
+class Neighbour:
+    """A process that loads the model where nobody serves it, at the priority of our loads.
+
+    What clients see of that is the floor of this machine: no swap can cost them less.
+    """
+
+    def __init__(self, model):
+        self._command = ["nice", "-n", "5", sys.executable, "-m", "bench.swap.neighbour", model]
+
+    async def swap_to_next(self):
+        process = await asyncio.create_subprocess_exec(*map(str, self._command))
+        if await process.wait() != 0:
+            raise RuntimeError("the neighbour cannot load the model")
+
+
 async def measure(server, swaps, saturated_swaps, control_s):
     await server.wait_up()
     port = server.port
@@ -104,9 +120,11 @@ async def measure(server, swaps, saturated_swaps, control_s):
         return open_loop(port, rate, until)
 
     control = await watch(control_s, ask)
+    neighbour = Neighbour(next(iter(server.models.values())))
     return {
         "rate": rate,
         "control": figures_of(control, [], [(0, time.perf_counter())]),
+        "beside": figures_of(*await swap_under_load(neighbour, swaps, ask)),
         "open": figures_of(*await swap_under_load(server, swaps, ask)),
         "saturated": figures_of(*await swap_under_load(server, saturated_swaps, saturate)),
     }
@@ -175,11 +193,10 @@ def render(result):
                     f"{control['gap_ms']:>8.1f}{control['p99_before_ms']:>12.2f}{'':>8}"
                     f"{control['max_ms']:>8.1f}"
                 )
-            lines.append(
-                f"  {NAMES[name]:<38}{rate:>7}{found['errors']:>8}{found['gap_ms']:>8.1f}"
-                f"{found['p99_before_ms']:>12.2f}{found['p99_during_ms']:>8.2f}"
-                f"{found['max_ms']:>8.1f}{found['swap_s']:>8.2f}"
-            )
+                lines.append(
+                    _row(f"{NAMES[name]}, a neighbour loads", rate, row["swaps"]["beside"])
+                )
+            lines.append(_row(NAMES[name], rate, found))
             lines += [f"      {count} x {what}" for what, count in found["kinds"].items()]
     lines += ["", f"memory, swaps of {WEIGHTS_MIB} MiB of weights, MiB: the first and last tenth"]
     for name, row in result["servers"].items():
@@ -193,6 +210,14 @@ def render(result):
                 f"most {max(samples):.1f}, {len(samples)} swaps"
             )
     return "\n".join(lines)
+
+
+def _row(title, rate, found):
+    return (
+        f"  {title:<38}{rate:>7}{found['errors']:>8}{found['gap_ms']:>8.1f}"
+        f"{found['p99_before_ms']:>12.2f}{found['p99_during_ms']:>8.2f}"
+        f"{found['max_ms']:>8.1f}{found['swap_s']:>8.2f}"
+    )
 
 
 def main(argv=None):
