@@ -317,7 +317,7 @@ def test_bad_models_are_taken_back_early_and_an_equal_one_never(play, number, re
     statuses = play.round(number)
 
     seen = {kind: summary(status) for kind, status in statuses.items()}
-    record(number, seen)
+    record(number, dict(seen))
     assert seen.pop("equal")["phase"] == "Completed", statuses["equal"]["message"]
     for kind, found in seen.items():
         assert found["phase"] == "RolledBack", (kind, found)
