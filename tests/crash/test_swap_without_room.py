@@ -8,13 +8,11 @@ import httpx
 import numpy as np
 import pytest
 from agent_child import held_bytes
-from crashlab.node import HOST, KEY, KILLED, Node, Publisher, wait_until
+from crashlab.node import KEY, KILLED, Node, Publisher, wait_until
 from onnx import TensorProto, helper, numpy_helper
 
 from linnet_agent.selftest import run_self_test
 from linnet_api.reasons import NodeReason, NodeState
-from linnet_cli.publish.push import push_model
-from linnet_cli.publish.sign import sign_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.crash]
 
@@ -51,17 +49,8 @@ def build_heavy(directory, factor):
 class HeavyPublisher(Publisher):
     """Its models are as large as a node can hold."""
 
-    def publish(self, name, factor, *, counter=1):
-        if name not in self._done:
-            directory = self._directory / name
-            build_heavy(directory, factor)
-            bundle = sign_model(
-                directory, model="factory/digits", counter=counter, private_key_pem=self._private
-            )
-            source = f"oci://{HOST}/models/digits:{name}"
-            digest = push_model(directory, to=source, bundle=bundle, mirrors=self._mirrors)
-            self._done[name] = (source, digest)
-        return self._done[name]
+    def build(self, directory, factor):
+        build_heavy(directory, factor)
 
 
 @pytest.fixture(scope="module")

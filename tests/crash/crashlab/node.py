@@ -90,6 +90,10 @@ class Publisher:
         self._mirrors = {HOST: registry}
         self._done = {}
 
+    def build(self, directory, factor, **more):
+        """Write a model that multiplies by ``factor``."""
+        build_model(directory, factor, **more)
+
     def offline(self):
         """The same publisher, whose registry nobody reaches."""
         other = copy.copy(self)
@@ -99,7 +103,7 @@ class Publisher:
     def publish(self, name, factor, *, counter=1, **more):
         if name not in self._done:
             directory = self._directory / name
-            build_model(directory, factor, **more)
+            self.build(directory, factor, **more)
             bundle = sign_model(
                 directory, model="factory/digits", counter=counter, private_key_pem=self._private
             )

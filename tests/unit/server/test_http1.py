@@ -373,16 +373,22 @@ async def test_too_many_connections(service, monkeypatch):
     writer.close()
 
 
+async def fill_up(service, request):
+    """Return connections that hold all that bodies may have, with a last byte to come of each."""
+    waiting = [await service.connect() for _ in range(budget.HELD_BODIES)]
+    for _, writer in waiting:
+        writer.write(request)
+    async with asyncio.timeout(10):
+        while service.listener.budget.held_bytes < len(waiting) * budget.counted(LIMIT - 1):
+            await service.send(last())
+    return waiting
+
+
 @pytest.mark.slow
 async def test_slow_bodies_make_room_for_others(service, monkeypatch):
     monkeypatch.setattr(budget, "SMALL_BYTES", 0)
     most = post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * (LIMIT - 1))
-    slow = [await service.connect() for _ in range(budget.HELD_BODIES)]
-    for _, writer in slow:
-        writer.write(most)
-    async with asyncio.timeout(10):
-        while service.listener.budget.held_bytes < budget.HELD_BODIES * (LIMIT - 1):
-            await service.send(last())
+    slow = await fill_up(service, most)
     monkeypatch.setattr(http1, "HEAD_S", 0.0)
 
     body = b"b" * LIMIT
@@ -399,12 +405,7 @@ async def test_slow_bodies_make_room_for_others(service, monkeypatch):
 async def test_the_bodies_of_all_connections_together_are_bounded(service, monkeypatch):
     monkeypatch.setattr(budget, "SMALL_BYTES", 1)
     half = post("Host: x", f"Content-Length: {LIMIT}", body=b"a" * (LIMIT - 1))
-    waiting = [await service.connect() for _ in range(budget.HELD_BODIES)]
-    for _, writer in waiting:
-        writer.write(half)
-    async with asyncio.timeout(10):
-        while service.listener.budget.held_bytes < budget.HELD_BODIES * (LIMIT - 2):
-            await service.send(last())
+    waiting = await fill_up(service, half)
 
     refused = await service.send(half)
     small = await service.send(post("Host: x", "Content-Length: 1", "Connection: close", body=b"b"))
