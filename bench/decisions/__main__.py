@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
             and (each.key not in kept or kept[each.key].repetitions < each.count(args.repetitions))
         ]
         started = time.monotonic()
-        for scenario, outcome in run(wanted, args.repetitions, workers=args.workers):
+        for scenario, outcome in run(wanted, args.repetitions, workers=args.workers, kept=kept):
             kept[scenario.key] = outcome
             _write(args.kept, kept)
             print(

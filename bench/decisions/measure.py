@@ -4,10 +4,12 @@ A repetition has dice of its own, made of the scenario's name and its number; so
 depend on how the work is cut up, and a run that was cut off goes on where it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from types import MappingProxyType
 from zlib import crc32
 
 import numpy as np
@@ -48,7 +50,12 @@ class Outcome:
 
 
 def run(
-    scenarios: Sequence[Scenario], repetitions: int, *, workers: int, looks: str = "every"
+    scenarios: Sequence[Scenario],
+    repetitions: int,
+    *,
+    workers: int,
+    kept: Mapping[str, Outcome] = MappingProxyType({}),
+    looks: str = "every",
 ) -> Iterator[tuple[Scenario, Outcome]]:
     """Yield the outcome of each scenario, as they are done.
 
@@ -56,17 +63,18 @@ def run(
         scenarios: Which.
         repetitions: Of a scenario with share 1.
         workers: Processes.
+        kept: Key -> what came of its first repetitions before; they are not repeated.
         looks: "every" minute with all rivals; "ours" alone every minute; ours at "few" of them; or
             "rivals" alone.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for scenario in scenarios:
             count = scenario.count(repetitions)
+            outcome = deepcopy(kept.get(scenario.key, Outcome()))
             jobs = [
                 pool.submit(run_batch, scenario, start, min(start + _BATCH, count), looks)
-                for start in range(0, count, _BATCH)
+                for start in range(outcome.repetitions, count, _BATCH)
             ]
-            outcome = Outcome()
             for job in jobs:
                 outcome.add(job.result())
             yield scenario, outcome

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from bench.decisions import gate, report
 from bench.decisions.generator import Counts, Fleet, make
-from bench.decisions.measure import OURS, Outcome, run_batch
+from bench.decisions.measure import OURS, Outcome, run, run_batch
 from bench.decisions.rivals import RIVALS
 from bench.decisions.scenarios import all_scenarios
 
@@ -50,6 +50,20 @@ def test_a_repetition_does_not_depend_on_how_the_work_is_cut():
     parts.add(run_batch(scenario, 1, 3, "few"))
 
     assert whole == parts
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_goes_on_where_it_was():
+    scenario = SCENARIOS["good-10-rho02"]
+    kept = {scenario.key: run_batch(scenario, 0, 1, "few")}
+    kept[scenario.key].asked = 7
+
+    ((_, outcome),) = run([scenario], 3, workers=1, kept=kept, looks="few")
+
+    whole = run_batch(scenario, 0, 3, "few")
+    assert (outcome.repetitions, outcome.alarms) == (3, whole.alarms)
+    assert outcome.asked == whole.asked + 7, "the first repetition was not asked for again"
+    assert kept[scenario.key].repetitions == 1
 
 
 @pytest.mark.parametrize("name", RIVALS)
