@@ -360,7 +360,7 @@ class Looks:
                 extra={
                     "namespace": labels[0],
                     "deployment": labels[1],
-                    "reason": f"{len(tally.taken_back)} of {len(tally.judged)} groups of stable "
+                    "reason": f"{tally.taken_back} of {tally.judged} groups of stable "
                     "nodes would have been taken back although nothing changed",
                 },
             )

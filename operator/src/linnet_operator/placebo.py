@@ -13,7 +13,7 @@ Rules:
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import comb, fsum
+from math import exp, fsum, lgamma, log, log1p
 from typing import Final
 
 from linnet_operator.judge.assess import MetricInputs, StepInputs, assess
@@ -55,37 +55,55 @@ def judge_placebo(inputs: StepInputs, groups: Sequence[Sequence[str]]) -> tuple[
 
 @dataclass(slots=True)
 class PlaceboTally:
-    """What placebo groups of one deployment did, since the process began; a group counts once."""
+    """What placebo groups of one deployment did, since the process began.
+
+    Attributes:
+        alpha: The chance to take a good model back that the policy allows.
+        judged: How many groups were judged; a group of a step counts once.
+        taken_back: How many of them would have been taken back.
+    """
 
     alpha: float
-    judged: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
-    taken_back: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
+    judged: int = 0
+    taken_back: int = 0
+    _step: tuple[str, int] = ("", 0)
+    _judged: set[int] = field(default_factory=set[int])
+    _taken_back: set[int] = field(default_factory=set[int])
 
     def count(self, rollout: str, step: int, verdicts: Sequence[bool | None]) -> tuple[int, int]:
         """Count the groups of a look; return how many are new, and newly taken back."""
-        before = len(self.judged), len(self.taken_back)
-        for index, verdict in enumerate(verdicts):
-            if verdict is not None:
-                self.judged.add((rollout, step, index))
-            if verdict:
-                self.taken_back.add((rollout, step, index))
-        return len(self.judged) - before[0], len(self.taken_back) - before[1]
+        if self._step != (rollout, step):
+            self._step, self._judged, self._taken_back = (rollout, step), set(), set()
+        judged = {index for index, verdict in enumerate(verdicts) if verdict is not None}
+        taken_back = {index for index, verdict in enumerate(verdicts) if verdict}
+        new = len(judged - self._judged), len(taken_back - self._taken_back)
+        self._judged |= judged
+        self._taken_back |= taken_back
+        self.judged += new[0]
+        self.taken_back += new[1]
+        return new
 
     @property
     def alarm(self) -> bool:
         """True where chance alone hardly ever takes so many back."""
-        return chance_of(len(self.taken_back), of=len(self.judged), alpha=self.alpha) < _RARE
+        return chance_of(self.taken_back, of=self.judged, alpha=self.alpha) < _RARE
 
 
 def chance_of(taken_back: int, *, of: int, alpha: float) -> float:
     """Return the chance that at least so many are taken back where each is with ``alpha``."""
-    if taken_back == 0:
-        return 1.0
+    # In logarithms: years of a judge gone wrong are more combinations than a float can hold.
+    everything = lgamma(of + 1)
     below = fsum(
-        comb(of, count) * alpha**count * (1.0 - alpha) ** (of - count)
+        exp(
+            everything
+            - lgamma(count + 1)
+            - lgamma(of - count + 1)
+            + count * log(alpha)
+            + (of - count) * log1p(-alpha)
+        )
         for count in range(taken_back)
     )
-    return max(0.0, 1.0 - below)
+    return min(1.0, max(0.0, 1.0 - below))
 
 
 def _judge_group(inputs: StepInputs, group: frozenset[str]) -> bool | None:

@@ -108,3 +108,8 @@ def test_the_chance_is_that_of_a_binomial():
     assert chance_of(4, of=20, alpha=0.1) == pytest.approx(0.13295, abs=1e-5)
     assert chance_of(8, of=10, alpha=0.5) == pytest.approx(56 / 1024)
     assert chance_of(0, of=20, alpha=0.1) == 1.0
+
+
+def test_years_of_a_judge_gone_wrong_can_still_be_counted():
+    assert chance_of(300, of=3000, alpha=0.01) < 1e-9
+    assert chance_of(3000, of=300_000, alpha=0.01) == pytest.approx(0.5, abs=0.01)
