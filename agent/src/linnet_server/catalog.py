@@ -5,7 +5,7 @@
   but those that take longer than the drain may.
 - Where two do not fit into memory and the order or the settings allow it, the old one is taken out
   first: 503 until the new one is activated. If that cannot be loaded, or is given up, the old one
-  comes back.
+  comes back; if the agent falls silent meanwhile, so does what `current` says.
 - Only the loop's thread touches the catalog. Between looking and flipping there is no await.
 - A name belongs to who has it, active or staged; the other deployment is refused.
 - A `current` that cannot be loaded is kept as a fact: it is reported, the server is not ready, the
@@ -32,6 +32,7 @@ from linnet_server.feedback import RecentAnswers
 from linnet_server.loading import Loader
 from linnet_server.metrics import Metrics, SwapPhase
 from linnet_server.records import (
+    CURRENT,
     DeploymentKey,
     RevisionFiles,
     ServingRecord,
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _STOP_S: Final = 5.0
 """So long a run that was told to stop may take; then its session is left to it."""
+AGENT_SILENCE_S: Final = 60.0
+"""After so long without an order or a question the agent is gone: it asks at each heartbeat."""
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Starts a task in the process's TaskGroup."""
@@ -61,12 +64,16 @@ class Catalog:
         spawn: Spawn,
         drain_s: float,
         replace: bool = False,
+        silence_s: float = AGENT_SILENCE_S,
     ) -> None:
         self._metrics = metrics
         self._loader = loader
         self._spawn = spawn
         self._drain_s = drain_s
         self._replace = replace
+        self._silence_s = silence_s
+        self._heard_at = time.monotonic()
+        self._root: Path | None = None
         self._deployments: dict[DeploymentKey, Deployment] = {}
         self._routes: dict[str, Deployment] = {}
         self._booting = True
@@ -117,12 +124,17 @@ class Catalog:
             )
         return active
 
+    def hear(self) -> None:
+        """Note that the agent lives: it has asked for something."""
+        self._heard_at = time.monotonic()
+
     async def boot(self, root: Path | None, extra: list[RevisionFiles]) -> None:
         """Load every `current` below ``root`` and the ``extra`` files, one after the other.
 
         A revision that cannot be loaded is remembered as failed. Deployments that the agent has
         changed meanwhile are left alone.
         """
+        self._root = root
         waiting: list[tuple[Deployment, RevisionFiles]] = []
         for key, link in list_current(root) if root else ():
             deployment = self._deployments.setdefault(key, Deployment(key))
@@ -199,6 +211,7 @@ class Catalog:
             except asyncio.CancelledError:  # who ordered it is gone
                 self._spawn(self._mend(deployment))
                 raise
+            self.hear()  # it may have taken long
         log.info("server.staged", extra=_facts(staged.record) | {"load_s": staged.load_s})
         return staged
 
@@ -312,7 +325,41 @@ class Catalog:
         self._metrics.mark_inactive(active.metrics)
         deployment.active, deployment.record = None, active.record
         deployment.taken_out = active.files
+        self._watch_agent(deployment)
         await self._free(active)
+
+    def _watch_agent(self, deployment: Deployment) -> None:
+        """Look from time to time whether who took the active revision out is still there."""
+        if deployment.taken_out is None:
+            return
+        left_s = self._heard_at + self._silence_s - time.monotonic()
+        if left_s <= 0.0 and not deployment.lock.locked():
+            self._spawn(self._serve_alone(deployment))
+            return
+        wait_s = max(left_s, self._silence_s / 60.0)
+        asyncio.get_running_loop().call_later(wait_s, self._watch_agent, deployment)
+
+    async def _serve_alone(self, deployment: Deployment) -> None:
+        """Serve what `current` says, as after a restart: the agent may be gone for hours."""
+        async with deployment.lock:
+            if time.monotonic() < self._heard_at + self._silence_s:
+                self._watch_agent(deployment)
+                return
+            if deployment.taken_out is None:
+                return
+            log.warning("server.agent.silent", extra=dataclasses.asdict(deployment.key))
+            staged, deployment.staged = deployment.staged, None
+            if staged is not None and self._is_current(staged.record):
+                self._flip(deployment, staged)
+            else:
+                await self._free(staged)
+                await self._bring_back(deployment)
+
+    def _is_current(self, record: ServingRecord) -> bool:
+        if self._root is None:
+            return False
+        link = self._root / "models" / record.namespace / record.deployment / CURRENT
+        return link.resolve().name == record.revision
 
     def _fits(self, files: RevisionFiles) -> bool:
         try:

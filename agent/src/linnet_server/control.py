@@ -40,6 +40,7 @@ class ControlApp:
 
     async def respond(self, request: Request) -> Response:
         """Carry out one order."""
+        self._catalog.hear()
         try:
             return await self._respond(request)
         except ServerError as error:

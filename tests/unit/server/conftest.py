@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from linnet_server.catalog import Catalog
+from linnet_server.catalog import AGENT_SILENCE_S, Catalog
 from linnet_server.control import ControlApp
 from linnet_server.dataplane import DataPlane, number_ids
 from linnet_server.http1 import Request, Response
@@ -336,6 +336,7 @@ def open_bench(node):
         load_timeout_s=60.0,
         batch=None,
         available=lambda: None,
+        silence_s=AGENT_SILENCE_S,
         extra=(),
     ):
         metrics = Metrics()
@@ -348,7 +349,13 @@ def open_bench(node):
                 batch=batch,
                 available=available,
             )
-            catalog = Catalog(metrics, loader, spawn=tasks.create_task, drain_s=drain_s)
+            catalog = Catalog(
+                metrics,
+                loader,
+                spawn=tasks.create_task,
+                drain_s=drain_s,
+                silence_s=silence_s,
+            )
             plane = DataPlane(catalog, deadline_s=deadline_s, new_id=number_ids("bench"))
             public = PublicApp(plane, metrics, stopping=stopping)
             control = ControlApp(catalog, node.root)

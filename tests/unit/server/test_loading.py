@@ -64,9 +64,9 @@ def open_small_bench(open_bench):
     """A bench whose memory holds one model."""
 
     @contextlib.asynccontextmanager
-    async def bench():
+    async def bench(**settings):
         room = RoomForOne()
-        async with open_bench(available=room) as opened:
+        async with open_bench(available=room, **settings) as opened:
             room.catalog = opened.catalog
             yield opened
 
@@ -314,6 +314,47 @@ async def test_what_serves_can_be_taken_out_and_comes_back_when_nothing_is_stage
 
         assert await answer_of(bench) == ("r1", 1)
         assert (await bench.agent.post("/control/models/a/b/vacate")).status_code == 204
+
+
+async def test_what_was_taken_out_comes_back_when_the_agent_falls_silent(node, models, open_bench):
+    node.set_current(node.add(models.adder(1)))
+    async with open_bench(silence_s=0.1) as bench:
+        await bench.agent.post(f"{CONTROL}/vacate")
+
+        async def serves_again():
+            return (await bench.client.get("/v2/health/ready")).status_code == 200
+
+        await until(serves_again)
+        assert await answer_of(bench) == ("r1", 1)
+
+
+@pytest.mark.parametrize(("current", "served"), [("r1", ("r1", 1)), ("r2", ("r2", 2))])
+async def test_a_silent_agent_leaves_what_current_says_as_a_restart_would(
+    current, served, node, models, open_small_bench
+):
+    revisions = {"r1": node.add(models.adder(1)), "r2": node.add(models.adder(2), revision="r2")}
+    node.set_current(revisions["r1"])
+    async with open_small_bench(silence_s=0.1) as bench:
+        assert (await stage(bench, revisions["r2"], replace=True)).status_code == 200
+        node.set_current(revisions[current])
+
+        async def serves_again():
+            return (await bench.client.get("/v2/health/ready")).status_code == 200
+
+        await until(serves_again)
+        assert await answer_of(bench) == served
+        assert bench.catalog.describe()["staged"] == []
+
+
+@pytest.mark.slow
+async def test_what_is_taken_out_stays_out_while_the_agent_asks(node, models, open_bench):
+    node.set_current(node.add(models.adder(1)))
+    async with open_bench(silence_s=2.0) as bench:
+        await bench.agent.post(f"{CONTROL}/vacate")
+        for _ in range(25):
+            await asyncio.sleep(0.1)
+            (model,) = (await bench.agent.get("/control/models")).json()["models"]
+            assert model["state"] == "Replacing"
 
 
 async def test_replace_is_true_or_false(node, models, open_bench):
