@@ -78,3 +78,33 @@ def test_a_decided_look_needs_nothing_more(fleet):
 )
 def test_durations_are_said_as_people_do(seconds, said):
     assert say_duration(seconds) == said
+
+
+def test_chance_in_a_few_failures_is_not_what_the_nodes_will_always_do(fleet):
+    """After five minutes: what has failed three times, or not at all, will not go on like that."""
+    learned = fleet.learned(failures=2.0, requests=200.0)
+    by_chance = (3.0, 0.0, 0.0, 2.0, 0.0, 0.0)
+    detect = Detect(factor=3, floor=0.01)
+    candidates = [fleet.count(index, 1.0, 100.0, 300.0) for index in range(2)]
+    stable = [fleet.count(2 + index, x, 100.0, 300.0) for index, x in enumerate(by_chance)]
+
+    power = ask(fleet, candidates, stable, learned=learned, detect=detect)
+
+    assert power.requests is not None
+    n = 100.0 + 1.3 * power.requests / 2
+    later = [fleet.count(index, 0.01 * n, n, 3 * n) for index in range(8)]
+    said = fleet.look(later[:2], later[2:], learned=learned, detect=detect)
+    assert said.verdict is Verdict.PASS
+
+
+def test_what_many_failures_show_of_the_nodes_does_not_go_away(fleet):
+    """Each other stable node fails five times as often as before, thousands of times."""
+    learned = fleet.learned(failures=2.0, requests=200.0)
+    candidates = [fleet.count(0, 3000.0, 100_000.0, 36_000.0)]
+    stable = [
+        fleet.count(index, (1000.0, 5000.0)[index % 2], 1e5, 36_000.0) for index in range(1, 9)
+    ]
+
+    power = ask(fleet, candidates, stable, learned=learned, detect=Detect(factor=3, floor=0.01))
+
+    assert not power.decidable

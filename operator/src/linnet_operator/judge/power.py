@@ -2,6 +2,8 @@
 
 Rules:
 - The forecast is for a healthy candidate: what comes from now on is what was expected.
+- The stable nodes go on as expected as well, and as far off that as their counts by now can tell:
+  chance in a few of today's failures is not taken for what a node will always do.
 - It is arithmetic on the model of the look, not a simulation, so it is the same each time.
 - Where even a thousand times the traffic does not decide, it says that the gate never can.
 """
@@ -12,11 +14,21 @@ from math import fsum
 
 from linnet_operator.judge.compare import decision_line
 from linnet_operator.judge.learned import Learned, is_count
-from linnet_operator.judge.model import Detect, Model, NodeCount, Row, build_model, is_measured
+from linnet_operator.judge.model import (
+    SPREAD_FLOOR,
+    Detect,
+    Model,
+    NodeCount,
+    Row,
+    build_model,
+    is_measured,
+)
 
 _LARGEST_MULTIPLE = 1000.0
 _REFINEMENTS = 5
 _FEW_REQUESTS = 10.0
+# The fleet's factor of the rest of the step, in failures that speak for 1: days differ by a third.
+_FACTOR_PULL = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +90,17 @@ def forecast(
         total = float(len(candidates))
     if not candidates:
         return Power(decidable=False, requests=None, seconds=None)
+    failure_rates = _failure_rates(stable, learned)
 
     def is_decided(seconds: float) -> bool:
+        # What a healthy candidate fails follows from the model; see `_healthy_exclusion`.
         future = [
-            _advanced(row, rate, seconds) for row, rate in zip(candidates, rates, strict=True)
+            _advanced(row, rate, seconds, failure_rate=0.0)
+            for row, rate in zip(candidates, rates, strict=True)
         ]
         steady = [
-            _advanced(row, rate, seconds) for row, rate in zip(stable, stable_rates, strict=True)
+            _advanced(row, rate, seconds, failure_rate=failing)
+            for row, rate, failing in zip(stable, stable_rates, failure_rates, strict=True)
         ]
         model = build_model(learned, future, steady, detect=detect)
         return model is not None and _healthy_exclusion(model, candidates, detect) >= line
@@ -140,15 +156,47 @@ def _healthy_exclusion(model: Model, candidates: Sequence[NodeCount], detect: De
 _NO_HARM = -700.0
 
 
-def _advanced(row: NodeCount, rate: float, seconds: float) -> NodeCount:
-    """Return the row after ``seconds`` more at ``rate``; failures grow in proportion."""
+def _advanced(row: NodeCount, rate: float, seconds: float, *, failure_rate: float) -> NodeCount:
+    """Return the row after ``seconds`` more at ``rate``, of which that part fails."""
     usable = is_measured(row)
     failures = (row.failures or 0.0) if usable else 0.0
     requests = (row.requests or 0.0) if usable else 0.0
     passed = row.seconds if is_count(row.seconds) else 0.0
-    more = requests + rate * seconds
-    grown = failures * more / requests if requests > 0.0 else 0.0
-    return NodeCount(node=row.node, failures=grown, requests=more, seconds=passed + seconds)
+    more = rate * seconds
+    return NodeCount(
+        node=row.node,
+        failures=failures + failure_rate * more,
+        requests=requests + more,
+        seconds=passed + seconds,
+    )
+
+
+def _failure_rates(stable: Sequence[NodeCount], learned: Learned) -> list[float]:
+    """Return the failures per request that each stable node goes on with.
+
+    Its own rate times the fleet's factor by now, pulled towards what it does now: the mean of a
+    Gamma as narrow as its past and its drift, after today's counts.
+    """
+    own = {node.node: node for node in learned.nodes}
+    counted: list[tuple[float, float, float, float]] = []
+    for row in stable:
+        past = own.get(row.node)
+        known = learned.shape + (past.failures if past else 0.0)
+        rate = known / (learned.shape / learned.rate + (past.requests if past else 0.0))
+        usable = is_measured(row)
+        failures = (row.failures or 0.0) if usable else 0.0
+        requests = (row.requests or 0.0) if usable else 0.0
+        counted.append((known, rate, failures, requests))
+    factor = (fsum(failures for _, _, failures, _ in counted) + _FACTOR_PULL) / (
+        fsum(rate * requests for _, rate, _, requests in counted) + _FACTOR_PULL
+    )
+    rates: list[float] = []
+    for known, rate, failures, requests in counted:
+        today = rate * factor
+        drift = max(learned.drift_quadratic, learned.drift_linear / today)
+        shape = 1.0 / (1.0 / known + SPREAD_FLOOR**2 + drift)
+        rates.append(min(1.0, today * (shape + failures) / (shape + requests * today)))
+    return rates
 
 
 def _rates(rows: Sequence[NodeCount], learned: Learned) -> list[float]:
