@@ -34,16 +34,20 @@ class Credentials:
         Raises:
             CredentialsError: A file cannot be used.
         """
+        if not self._directory.is_dir():
+            raise CredentialsError(f"{self._directory} is no directory; mount the Secret there")
         token, username = self._text("token"), self._text("username")
         if token is not None and username is not None:
             raise CredentialsError(f"{self._directory} holds token and username; keep one of them")
         if token is not None:
             return {"Authorization": f"Bearer {token}"}
+        password = self._text("password")
+        if (username is None) != (password is None):
+            raise CredentialsError(f"{self._directory}: username and password belong together")
         if username is None:
             return {}
-        password = self._text("password")
-        if password is None:
-            raise CredentialsError(f"{self._directory} holds username, but no password")
+        if ":" in username:
+            raise CredentialsError(f"{self._directory}/username holds a colon, which ends a name")
         pair = base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
         return {"Authorization": f"Basic {pair}"}
 
@@ -65,7 +69,8 @@ class Credentials:
         try:
             context = ssl.create_default_context(cafile=authority)
             if certificate is not None:
-                context.load_cert_chain(certificate, key)
+                # Never asked for at a terminal: that would stop everything.
+                context.load_cert_chain(certificate, key, password="")
         except (ssl.SSLError, OSError) as error:
             raise CredentialsError(
                 f"{self._directory}: ca.crt, tls.crt or tls.key cannot be used "

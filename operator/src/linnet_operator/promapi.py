@@ -2,6 +2,7 @@
 
 Rules:
 - What cannot be had is NoAnswerError: a sentence with the address and what to do.
+- An answer may hold anything: what is not shaped as asked for, or is of other times, is none.
 - The address in a sentence carries no credentials; no redirect is followed, which would.
 - At most four queries are under way at once, each with its timeout, and no answer is larger than
   256 MiB.
@@ -13,17 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
 from linnet_operator.credentials import Credentials, CredentialsError
+from linnet_operator.settings import without_credentials
 
 # Prometheus refuses a range of more points.
 MOST_POINTS = 11_000
 _MOST_BYTES = 256 * 1024 * 1024
 _AT_ONCE = 4
 _NOT_ALLOWED = frozenset({401, 403})
+_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+_MOST_WARNINGS = 8
+# Times are asked for in whole milliseconds.
+_TIME_TOLERANCE_S = 0.005
 
 
 class NoAnswerError(Exception):
@@ -53,7 +58,7 @@ class PrometheusApi:
         self, url: str, *, timeout: timedelta, credentials: Credentials | None = None
     ) -> None:
         self._url = url.rstrip("/")
-        self.shown_url = _without_credentials(self._url)
+        self.shown_url = without_credentials(self._url)
         self._timeout = aiohttp.ClientTimeout(total=timeout.total_seconds())
         self._credentials = credentials
         self._session: aiohttp.ClientSession | None = None
@@ -92,15 +97,15 @@ class PrometheusApi:
         if kind == "scalar" and isinstance(result, list):
             result = [{"metric": {}, "value": result}]
         elif kind != "vector" or not isinstance(result, list):
-            raise self._malformed(f"a result of type {kind}; a query must give one number")
+            raise self.malformed(f"a result of type {kind}; a query must give one number")
         try:
             series = tuple(
-                Series(labels=dict(each["metric"]), values=((0, float(each["value"][1])),))
+                Series(labels=_labels(each["metric"]), values=((0, float(each["value"][1])),))
                 for each in result
                 if "value" in each
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise self._malformed("an answer that is not a vector") from error
+        except _SHAPE_ERRORS as error:
+            raise self.malformed("an answer that is not a vector") from error
         return Answer(series=series, warnings=warnings)
 
     async def _range(self, query: str, times_s: Sequence[float], step_s: float) -> Answer:
@@ -115,20 +120,26 @@ class PrometheusApi:
             },
         )
         if data.get("resultType") != "matrix":
-            raise self._malformed(f"a result of type {data.get('resultType')} for a range")
-        count = len(times_s)
+            raise self.malformed(f"a result of type {data.get('resultType')} for a range")
         try:
-            series = []
-            for each in data["result"]:
-                indexed = (
-                    (round((float(at) - times_s[0]) / step_s), float(value))
-                    for at, value in each["values"]
+            series = tuple(
+                Series(
+                    labels=_labels(each["metric"]),
+                    values=tuple(
+                        (_index(float(at) - times_s[0], step_s), float(value))
+                        for at, value in each["values"]
+                    ),
                 )
-                values = tuple((index, value) for index, value in indexed if 0 <= index < count)
-                series.append(Series(labels=dict(each["metric"]), values=values))
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._malformed("an answer that is not a matrix") from error
-        return Answer(series=tuple(series), warnings=warnings)
+                for each in data["result"]
+            )
+        except _SHAPE_ERRORS as error:
+            raise self.malformed("an answer that is not a matrix") from error
+        indexes = {index for each in series for index, _ in each.values}
+        if not indexes <= set(range(len(times_s))):
+            raise self.malformed(
+                "samples of other times than were asked for; let nothing on the way align queries"
+            )
+        return Answer(series=series, warnings=warnings)
 
     async def _post(
         self, path: str, form: Mapping[str, str]
@@ -163,7 +174,8 @@ class PrometheusApi:
                 f"{where} did not answer within {self._timeout.total:g}s; "
                 "check Prometheus' load, or raise the timeout"
             ) from error
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, ValueError) as error:
+            # ValueError: an address that cannot be asked, such as one with two credentials.
             raise NoAnswerError(
                 f"{where} cannot be reached ({type(error).__name__}); "
                 "check that Prometheus is up, and the operator's --prometheus address"
@@ -173,10 +185,10 @@ class PrometheusApi:
                 f"{where} answered {status}; check the credentials of --prometheus-auth"
             )
         if body is None:
-            raise self._malformed("more than 256 MiB; ask for fewer windows")
+            raise self.malformed("more than 256 MiB; ask for fewer windows")
         try:
             answer = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NoAnswerError(
                 f"{where} answered {status} and no JSON; "
                 "check that the operator's --prometheus address is that of a Prometheus"
@@ -184,19 +196,52 @@ class PrometheusApi:
         if not isinstance(answer, dict) or answer.get("status") != "success" or status >= 300:
             said = answer.get("error", "") if isinstance(answer, dict) else ""
             raise NoAnswerError(
-                f"{where} answered {status}: {str(said)[:300] or 'no reason given'}; "
+                f"{where} answered {status}: {_shown(said) or 'no reason given'}; "
                 + ("check the query" if status in {400, 422} else "check Prometheus")
             )
         data = answer.get("data")
         if not isinstance(data, dict):
-            raise self._malformed("an answer without data")
-        warnings = [str(warning) for warning in answer.get("warnings") or ()]
-        if answer.get("isPartial"):
-            warnings.append("the source says that its answer is partial")
-        return data, tuple(warnings)
+            raise self.malformed("an answer without data")
+        return data, tuple(_warnings(answer))
 
-    def _malformed(self, what: str) -> NoAnswerError:
+    def malformed(self, what: str) -> NoAnswerError:
+        """Return the error for an answer that is not what was asked for."""
         return NoAnswerError(f"{self.shown_url} gave {what}")
+
+
+def _labels(value: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of a series.
+
+    Raises:
+        ValueError: They are none: no names and values, or not text that can be written down.
+    """
+    labels = dict(value.items())
+    for text in (*labels, *labels.values()):
+        if not isinstance(text, str):
+            raise ValueError(f"{type(text).__name__} is no label")  # noqa: TRY004 - a bad answer
+        text.encode()
+    return labels
+
+
+def _index(after_s: float, step_s: float) -> int:
+    """Return which of the times asked for lies so long after the first; -1: none."""
+    index = round(after_s / step_s)
+    return index if abs(after_s - index * step_s) <= _TIME_TOLERANCE_S else -1
+
+
+def _warnings(answer: Mapping[str, Any]) -> list[str]:
+    found = answer.get("warnings") or []
+    warnings = [_shown(each) for each in (found if isinstance(found, list) else [found])]
+    if len(warnings) > _MOST_WARNINGS:
+        warnings[_MOST_WARNINGS:] = [f"{len(warnings) - _MOST_WARNINGS} more warnings"]
+    if answer.get("isPartial"):
+        warnings.append("the source says that its answer is partial")
+    return warnings
+
+
+def _shown(said: object) -> str:
+    """Return what a source says in words of its own, so that it can be written down."""
+    return str(said)[:300].encode(errors="replace").decode()
 
 
 def _moved(answer: Answer, index: int) -> Answer:
@@ -230,8 +275,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 def _shown_time(at_s: float) -> str:
     return f"{at_s:.3f}"
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))

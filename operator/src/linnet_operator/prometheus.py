@@ -30,9 +30,11 @@ from linnet_operator.presets import (
     not_counted,
     scrape_metric,
 )
-from linnet_operator.promapi import NoAnswerError, PrometheusApi
+from linnet_operator.promapi import Answer, NoAnswerError, PrometheusApi
 
 _EDGE_TOLERANCE: Final = 1e-9
+# A query at a time gives samples of that time and before.
+_CLOCK_TOLERANCE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,24 +159,19 @@ class PrometheusSource:
         try:
             query = await self._count_query(signal, subject, times_s)
             answers = await self._api.at_times(query.text, times_s)
+            cells = self._cells(answers, subject, query, count=len(times_s))
         except NoAnswerError as error:
             return Counts(times_s=times_s, by_node_revision={}, no_data=str(error))
-        warnings: list[str] = []
-        cells: dict[tuple[str, str], list[dict[str, float]]] = {}
-        for answer in answers:
-            warnings += answer.warnings
-            for series in answer.series:
-                key = (series.labels.get("node", ""), subject.revision_of(series.labels))
-                row = cells.setdefault(key, [{} for _ in times_s])
-                for index, value in series.values:
-                    row[index][series.labels.get(query.part, "")] = value
+        if signal.over and cells and not any(query.bad in row[-1] for row in cells.values()):
+            # A Prometheus of another version writes edges otherwise; the next look asks.
+            self._edges.clear()
         return Counts(
             times_s=times_s,
             by_node_revision={
                 key: tuple(_sample(cell, signal.kind, query.bad) for cell in row)
                 for key, row in sorted(cells.items())
             },
-            warnings=tuple(dict.fromkeys(warnings)),
+            warnings=tuple(dict.fromkeys(text for each in answers for text in each.warnings)),
             queries=(query.text,),
         )
 
@@ -221,7 +218,7 @@ class PrometheusSource:
         scraped = {
             series.labels.get("node", ""): series.values[0][1]
             for series in answer.series
-            if isfinite(series.values[0][1])
+            if 0.0 <= series.values[0][1] <= now.timestamp() + _CLOCK_TOLERANCE_S
         }
         if not scraped:
             problem = (
@@ -237,6 +234,21 @@ class PrometheusSource:
             behind=behind,
             nodes=tuple(sorted(scraped)),
         )
+
+    def _cells(
+        self, answers: Sequence[Answer], subject: Subject, query: CountQuery, *, count: int
+    ) -> dict[tuple[str, str], list[dict[str, float]]]:
+        """Return the parts of each node and revision, at each of ``count`` times."""
+        cells: dict[tuple[str, str], list[dict[str, float]]] = {}
+        for series in (each for answer in answers for each in answer.series):
+            key = (series.labels.get("node", ""), subject.revision_of(series.labels))
+            row = cells.setdefault(key, [{} for _ in range(count)])
+            part = series.labels.get(query.part, "")
+            for index, value in series.values:
+                if part in row[index]:
+                    raise self._api.malformed("two samples where one sum was asked for")
+                row[index][part] = value
+        return cells
 
     async def _count_query(
         self, signal: Signal, subject: Subject, times_s: Sequence[float]
@@ -255,11 +267,14 @@ class PrometheusSource:
     async def _bucket_edge(self, query: str, over: timedelta, at_s: float) -> str:
         """Return how the source writes the edge ``over``; sources differ (0.05, 5e-02, 1, 1.0)."""
         answer = await self._api.instant(query, at_s)
-        edges = sorted(
-            (float(series.labels["le"]), series.labels["le"])
-            for series in answer.series
-            if "le" in series.labels
-        )
+        try:
+            edges = sorted(
+                (float(series.labels["le"]), series.labels["le"])
+                for series in answer.series
+                if "le" in series.labels
+            )
+        except ValueError as error:
+            raise self._api.malformed("edges of buckets that are no numbers") from error
         if not edges:
             raise NoAnswerError(
                 f"{self._api.shown_url} has no {DURATION_BUCKETS} of this deployment; "

@@ -4,12 +4,14 @@ Rules:
 - A flag beats the environment, the environment beats the default.
 - What users decide is in the kinds, not here.
 - Every duration is in seconds and says so in its name.
+- No password is ever shown, neither where the settings are printed nor where one cannot be used.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -101,9 +103,11 @@ class Settings(BaseModel):
             raise ValueError(f"metrics: {self.metrics!r} is not host:port")
         if "" in self.registry_mirrors:
             raise ValueError("registry_mirrors: write host=url")
-        for url in (*self.prometheus.values(), *self.registry_mirrors.values()):
+        for url in self.registry_mirrors.values():
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not an http(s) URL")
+        for name, url in self.prometheus.items():
+            _check_prometheus(name, url, has_auth=name in self.prometheus_auth)
         unknown = sorted(set(self.prometheus_auth) - set(self.prometheus))
         if unknown:
             raise ValueError(f"prometheus_auth: there is no Prometheus {unknown[0]!r}")
@@ -111,11 +115,49 @@ class Settings(BaseModel):
             raise ValueError("prometheus: a name is missing before '='")
         return self
 
+    @pydantic.field_serializer("prometheus")
+    def _mask(self, urls: dict[str, str]) -> dict[str, str]:
+        """Show no password, wherever the settings are shown."""
+        return {name: without_credentials(url) for name, url in urls.items()}
+
     @property
     def metrics_address(self) -> tuple[str, int]:
         """Host and port of the metrics server."""
         host, _, port = self.metrics.rpartition(":")
         return host, int(port)
+
+
+def without_credentials(url: str) -> str:
+    """Return an address that may be shown."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+
+
+def _check_prometheus(name: str, url: str, *, has_auth: bool) -> None:
+    # A sentence about an address that cannot be read does not repeat it: it may hold a password.
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"prometheus {name!r} is not an http(s) URL")
+    if not _is_prefix(url):
+        raise ValueError(
+            f"prometheus {name!r} is not http(s)://host:port/prefix; what belongs to a query "
+            "cannot be in it, and a user and password are better off in prometheus_auth"
+        )
+    if "@" in url and has_auth:
+        raise ValueError(
+            f"prometheus {name!r} has a user in its URL and prometheus_auth besides; keep one"
+        )
+
+
+def _is_prefix(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        found = parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return bool(found) and not parts.query and not parts.fragment and "@" not in parts.path
 
 
 def _pair(text: str, *, bare: str) -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """Credentials of a metrics source, against servers that really ask for them."""
 
 import ipaddress
+import os
 import ssl
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +12,12 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import NameOID
 
 from linnet_operator.credentials import Credentials, CredentialsError
@@ -137,7 +145,9 @@ async def test_a_client_certificate_is_shown_and_the_server_is_verified(serve, s
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"username": "ana"}, "but no password"),
+        ({"username": "ana"}, "username and password belong together"),
+        ({"password": "secret"}, "username and password belong together"),
+        ({"username": "a:b", "password": "secret"}, "username holds a colon"),
         ({"username": "ana", "token": "t"}, "keep one of them"),
         ({"token": ""}, "is empty, too long, or has more than one line"),
         ({"token": "a\nb"}, "is empty, too long, or has more than one line"),
@@ -155,6 +165,50 @@ async def test_what_cannot_be_used_names_the_file_and_asks_nobody(secret, files,
     assert "was not asked" in said
     assert says in said
     assert "secret" not in said.replace("/secret", "")
+
+
+async def test_a_secret_that_is_not_mounted_is_said_and_nothing_is_sent_without_it(tmp_path):
+    said = await problem("http://127.0.0.1:9", Credentials(tmp_path / "far"))
+
+    assert f"was not asked: {tmp_path / 'far'} is no directory; mount the Secret there" in said
+
+
+async def test_two_credentials_for_one_request_are_a_sentence(secret):
+    """aiohttp refuses it with a ValueError; it would end the look."""
+    files = {"token": "t"}
+
+    said = await problem("http://ana:hidden@127.0.0.1:9", secret(**files))
+
+    assert "cannot be reached (ValueError)" in said
+    assert "hidden" not in said
+
+
+@pytest.mark.slow
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(secret):
+    """OpenSSL would ask at the terminal, and the operator stand still."""
+    crt, _, key = certificate("client")
+    locked = key.private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"word")
+    )
+    secret(tls_crt=crt, tls_key=locked)
+    program = (
+        "import pathlib, sys; from linnet_operator.credentials import Credentials;"
+        "Credentials(pathlib.Path(sys.argv[1])).tls()"
+    )
+    ours, terminal = os.openpty()
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, secret()._directory],
+        stdin=terminal,
+        capture_output=True,
+        start_new_session=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(ours)
+    os.close(terminal)
+
+    assert b"tls.key cannot be used (SSLError)" in done.stderr
 
 
 def test_an_empty_directory_is_no_credentials(secret):

@@ -90,6 +90,105 @@ async def test_a_broken_answer_is_no_data_with_a_sentence(server, source, status
     assert counts.by_node_revision == {}
 
 
+def matrix(*rows, **more):
+    return json.dumps(
+        {"status": "success", "data": {"resultType": "matrix", "result": rows}, **more}
+    )
+
+
+AT = NOON.timestamp()
+LABELS = {"node": "a", "revision": "r", "outcome": "success"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        matrix({"metric": {**LABELS, "node": ["a"]}, "values": [[AT, "1"]]}),
+        matrix({"metric": {**LABELS, "node": "\ud800"}, "values": [[AT, "1"]]}),
+        matrix({"metric": [["node", "a"]], "values": [[AT, "1"]]}),
+        matrix({"metric": LABELS, "values": [["inf", "1"]]}),
+        matrix({"metric": LABELS, "values": [[10**400, "1"]]}),
+        matrix({"metric": LABELS, "values": [[AT + 2, "1"]]}),
+        matrix({"metric": LABELS, "values": [[AT - 5, "1"]]}),
+        matrix({"metric": LABELS, "values": [[AT, "1"], [AT, "2"]]}),
+        matrix(*[{"metric": LABELS, "values": [[AT, "1"]]}] * 2),
+    ],
+    ids=[
+        "arrays too deep",
+        "objects too deep",
+        "a label that is no text",
+        "half a character",
+        "labels in a list",
+        "no time",
+        "a time too large",
+        "aligned to other times",
+        "before what was asked for",
+        "one time twice",
+        "one series twice",
+    ],
+)
+async def test_an_answer_of_any_shape_is_no_data_and_never_an_error(server, source, body):
+    server.body = body
+
+    counts = await ask(source)
+
+    assert server.url in counts.no_data
+    assert counts.by_node_revision == {}
+
+
+@pytest.mark.parametrize("warnings", [5, "a store is down", [None], ["\ud800"], ["x" * 500] * 100])
+async def test_warnings_of_any_shape_are_warnings_that_can_be_written_down(
+    server, source, warnings
+):
+    server.body = matrix(warnings=warnings)
+
+    counts = await ask(source)
+
+    assert 1 <= len(counts.warnings) <= 9
+    assert all(len(text.encode()) <= 300 for text in counts.warnings)
+
+
+async def test_an_error_in_half_characters_can_be_written_down(server, source):
+    server.body = r'{"status":"error","error":"bad \ud800"}'
+
+    assert "bad ?" in (await ask(source)).no_data.encode().decode()
+
+
+@pytest.mark.parametrize("said", ["1e300", "-1e18", "-1", "Inf", str(AT + 3600)])
+async def test_a_scrape_at_a_time_that_cannot_be_is_none(server, source, said):
+    server.says("vector", [row(said, node="a")])
+
+    found = await source.newest_common_time(SUBJECT, now=NOON, lag_limit=timedelta(seconds=5))
+
+    assert found.at is None
+    assert "check that the nodes' servers are scraped" in found.no_data
+
+
+async def test_a_bucket_edge_that_is_no_number_is_no_data(server, source):
+    server.says("vector", [row("1", le="wide")])
+
+    counts = await ask(source, signal=Signal(kind="Slow", over=timedelta(milliseconds=50)))
+
+    assert "edges of buckets that are no numbers" in counts.no_data
+
+
+async def test_an_edge_that_is_written_otherwise_from_now_on_is_asked_for_again(server, source):
+    """As after a move from Prometheus 2 to 3, which writes 1.0 for 1."""
+    slow = Signal(kind="Slow", over=timedelta(seconds=1))
+    server.says("vector", [row("1", le="1")])
+    await ask(source, times=[NOON], signal=slow)
+    of = {"node": "a", "revision": "r"}
+    server.says("vector", [row("5", **of, le="1.0"), row("9", **of, le="+Inf")])
+
+    missed = await ask(source, times=[NOON], signal=slow)
+    counts = await ask(source, times=[NOON], signal=slow)
+
+    assert missed.by_node_revision == {("a", "r"): (None,)}
+    assert counts.by_node_revision == {("a", "r"): ((4.0, 9.0),)}
+
+
 async def test_a_slow_source_is_no_data(server):
     server.delay.clear()
 
