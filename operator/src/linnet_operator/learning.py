@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Final, ParamSpec, TypeVar
 
-from linnet_operator.evidence import EvidenceRecord, make_record, recompute
+from linnet_operator.evidence import (
+    EvidenceRecord,
+    EvidenceRecordError,
+    make_record,
+    recompute,
+)
 from linnet_operator.judge.assess import MetricInputs, StepAssessment, StepInputs, assess
 from linnet_operator.judge.counters import Counts, node_histories
 from linnet_operator.judge.learned import Learned, Readiness, learn, readiness
@@ -101,13 +106,19 @@ def learn_all(
     return Lesson(ready=ready, record=make_record(inputs, assess(inputs), about=about))
 
 
-def read_learned(record: bytes) -> dict[str, Learned]:
+def read_learned(record: bytes, sha256: str) -> dict[str, Learned]:
     """Return the frozen parameters of a record, by the name of the comparison.
 
     Raises:
-        EvidenceRecordError: It is damaged.
+        EvidenceRecordError: It is damaged, or not the one with the sum ``sha256``.
     """
-    metrics = recompute(record).inputs.metrics
+    found = recompute(record)
+    if found.sha256 != sha256:
+        raise EvidenceRecordError(
+            f"the frozen history has the sum {found.sha256}, the rollout names {sha256}: "
+            "somebody put another one in its place"
+        )
+    metrics = found.inputs.metrics
     return {metric.name: metric.learned for metric in metrics if metric.learned is not None}
 
 

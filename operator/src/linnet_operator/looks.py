@@ -223,7 +223,7 @@ class Looks:
         since = _activations(request, until=scrape.at)
         start = min(since.values(), default=request.started_at)
         times = step_times(start=start, end=scrape.at, interval=question.interval)
-        learned = await self._learned_of(question)
+        learned, unlearned = await self._learned_of(question)
         requests = await _counts(question, _ERRORS, times)
         compares = question.policy.judge.compare if request.baseline else ()
         counted = [
@@ -233,7 +233,14 @@ class Looks:
             for compare in compares
         ]
         metrics = [
-            self._metric(question, compare, counts, learned, since=since, scrape=scrape)
+            self._metric(
+                question,
+                compare,
+                replace(counts, no_data=counts.no_data or unlearned),
+                learned,
+                since=since,
+                scrape=scrape,
+            )
             for compare, counts in zip(compares, counted, strict=True)
         ]
         sampler = self._sampler_of(request)
@@ -402,27 +409,30 @@ class Looks:
             return {}
         return _requests(counts, question.request.candidate, since, until=until)
 
-    async def _learned_of(self, question: _Question) -> Mapping[str, Learned]:
-        """Return the parameters that were frozen at the start; from the record after a restart."""
+    async def _learned_of(self, question: _Question) -> tuple[Mapping[str, Learned], str]:
+        """Return the parameters that were frozen at the start, and why they cannot be had.
+
+        They are read from the record once. One that is named and cannot be read is no data, and not
+        the same as none: a policy may go on without a history.
+        """
         if self._memory.learned is not None:
-            return self._memory.learned
-        entry = self._cache.get(
-            MODEL_ROLLOUTS,
-            namespace=question.deployment.namespace,
-            name=question.request.rollout,
-        )
+            return self._memory.learned, ""
+        namespace = question.deployment.namespace
+        entry = self._cache.get(MODEL_ROLLOUTS, namespace=namespace, name=question.request.rollout)
         ref = facts_of(entry, RolloutFacts).status.evidence if entry is not None else None
         if ref is None:
-            return {}
+            return {}, ""
         try:
-            body = await self._kube.get(
-                CONFIG_MAPS, namespace=question.deployment.namespace, name=ref.name
-            )
-        except KubeError as error:
+            body = await self._kube.get(CONFIG_MAPS, namespace=namespace, name=ref.name)
+            record = read_config_map(body)
+            self._memory.learned = await self._workers.run(read_learned, record, ref.sha256)
+        except (KubeError, EvidenceRecordError) as error:
             log.warning("look.history.unreadable", extra={"reason": str(error)})
-            return {}
-        self._memory.learned = await self._workers.run(read_learned, read_config_map(body))
-        return self._memory.learned
+            return {}, (
+                f"the history that was frozen in ConfigMap {ref.name!r} cannot be read ({error}); "
+                "if it does not come back: abort this rollout and retry, to learn anew"
+            )
+        return self._memory.learned, ""
 
     async def _scrape_time(self, question: _Question) -> ScrapeTime:
         return await question.source.newest_common_time(

@@ -11,7 +11,8 @@ from linnet_api.reasons import Verdict
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_operator.cache import FleetCache
 from linnet_operator.errors import KubeNotFoundError
-from linnet_operator.evidence import config_map, recompute
+from linnet_operator.evidence import config_map, make_record, recompute
+from linnet_operator.judge.assess import assess
 from linnet_operator.judge.counters import Counts
 from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.kube import MODEL_ROLLOUTS, NODE_MODELS
@@ -19,6 +20,7 @@ from linnet_operator.looks import Looks
 from linnet_operator.metrics import REGISTRY
 from linnet_operator.planner.model import Candidate, DeploymentView, EvidenceRequest, LookKind
 from linnet_operator.prometheus import Sampled, ScrapeTime
+from linnet_operator.terms import step_template
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OLD, NEW = "0123456789", "abcdefabcd"
@@ -248,14 +250,50 @@ async def test_a_step_is_judged_by_the_frozen_history_after_a_restart_too(
     assert looked.evidence.verdict in {Verdict.PASS, Verdict.UNDECIDED}
 
 
-async def test_a_record_that_is_gone_never_passes(looks, cache, kube, metrics):
+def swap_record(kube, _record):
+    """Put another one in the place of the record that the rollout names."""
+    (name,) = kube.kept
+    other = make_record(step_template(policy()), assess(step_template(policy())), about={})
+    kube.kept[name] = config_map(
+        other, name=name, namespace="factory", labels={}, owner_references=[]
+    )
+
+
+@pytest.mark.parametrize("on_missing", ["Wait", "Proceed"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda kube, _: kube.kept.clear(), id="gone"),
+        pytest.param(lambda _, record: record.update(binaryData={}), id="empty"),
+        pytest.param(swap_record, id="another one"),
+    ],
+)
+async def test_a_frozen_history_that_cannot_be_read_is_no_data_and_never_no_history(
+    looks, cache, kube, metrics, on_missing, spoil
+):
+    """With onMissing: Proceed a rollout would go on without the comparison."""
+    await look_back_and_keep(looks, kube, cache)
+    spoil(kube, next(iter(kube.kept.values())))
+    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    history = {"window": "10s", "windows": 8, "required": 4, "onMissing": on_missing}
+
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy(history=history))
+
+    assert looked.evidence.verdict is Verdict.NO_DATA
+    assert "history that was frozen in ConfigMap 'digits-2-" in looked.evidence.message
+    assert "abort this rollout and retry" in looked.evidence.message
+
+
+async def test_thresholds_condemn_also_while_the_frozen_history_cannot_be_read(
+    looks, cache, kube, metrics
+):
     await look_back_and_keep(looks, kube, cache)
     kube.kept.clear()
-    metrics.since["edge-1", NEW] = NOON - timedelta(minutes=1)
+    metrics.value = 90.0
 
-    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+    looked = await looks().look(request(), deployment=DEPLOYMENT, policy=heated())
 
-    assert looked.evidence.verdict is Verdict.LEARNING
+    assert looked.evidence.verdict is Verdict.FAIL
 
 
 async def test_an_activation_time_of_a_wrong_clock_is_kept_within_the_rollout(
