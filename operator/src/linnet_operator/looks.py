@@ -148,7 +148,6 @@ class Looks:
         """Return one look; a dead Prometheus is evidence (NoData), not an error."""
         if self._memory.rollout_uid != request.rollout_uid:
             self._memory = _Memory(rollout_uid=request.rollout_uid)
-        _begin_placebo_series(deployment.namespace, deployment.name)
         now = self._clock()
         source = self._sources.get(policy.judge.source)
         if source is None:
@@ -457,13 +456,6 @@ def _words_at(
         window=at - min(since.values()),
         nodes=nodes,
     )
-
-
-def _begin_placebo_series(namespace: str, deployment: str) -> None:
-    """Show zero before anything is counted: what a series begins with is lost to ``increase()``."""
-    for outcome in ("Judged", "TakenBack"):
-        PLACEBO.labels(namespace, deployment, outcome)
-    PLACEBO_ALLOWED.labels(namespace, deployment)
 
 
 async def _counts(question: _Question, signal: Signal, times: Sequence[datetime]) -> Counts:

@@ -47,14 +47,7 @@ from linnet_operator.kube import (
     Resource,
 )
 from linnet_operator.looks import Looked
-from linnet_operator.metrics import (
-    LOOKS,
-    PLAN_SECONDS,
-    ROLLOUT_NODES,
-    ROLLOUT_STEP,
-    ROLLOUT_WAITING,
-    TURNS,
-)
+from linnet_operator.metrics import LOOKS, PLAN_SECONDS, TURNS
 from linnet_operator.planner.model import (
     DeploymentView,
     Evidence,
@@ -67,6 +60,7 @@ from linnet_operator.planner.plan import plan
 from linnet_operator.planner.removal import is_over
 from linnet_operator.planner.status import invalid_spec
 from linnet_operator.policies import policy_status, trust_status
+from linnet_operator.series import DeploymentSeries
 from linnet_operator.views import Picture, take_picture
 from linnet_operator.writes import EvidenceLostError, Writer
 
@@ -156,7 +150,7 @@ class Supervisor:
         for uid in [uid for uid in self._loops if uid not in wanted]:
             loop, task = self._loops.pop(uid)
             task.cancel()
-            loop.show_waiting("")
+            loop.series.forget()
         for uid, entry in wanted.items():
             if uid not in self._loops:
                 loop = DeploymentLoop(self._shell, entry)
@@ -248,7 +242,7 @@ class DeploymentLoop:
         self._looker = shell.make_looker()
         # Rollout, step and verdict of the last look that was told: a verdict is news once.
         self._told: tuple[str, int, Verdict] | None = None
-        self._waits_for = ""
+        self.series = DeploymentSeries(entry.namespace, entry.name)
         self._looking = False
         self._resolved: Resolved | ResolveFailure | None = None
         self._wanted_source: str | None = None
@@ -360,7 +354,7 @@ class DeploymentLoop:
             evidence=self._evidence,
         )
         PLAN_SECONDS.observe(perf_counter() - began)
-        self._show(made)
+        self.series.show(made)
         self._start_looks(made, picture, group)
         if made.writes:
             log.debug(
@@ -467,29 +461,6 @@ class DeploymentLoop:
         self._evidence = evidence
         self._looking = False
         self.wake()
-
-    def _show(self, made: Plan) -> None:
-        labels = (self._namespace, self._name)
-        counts = made.deployment_status.nodes
-        ROLLOUT_NODES.labels(*labels, "eligible").set(counts.eligible)
-        ROLLOUT_NODES.labels(*labels, "onCandidate").set(counts.on_candidate)
-        ROLLOUT_NODES.labels(*labels, "deferred").set(counts.deferred)
-        ROLLOUT_NODES.labels(*labels, "silent").set(counts.silent)
-        ROLLOUT_NODES.labels(*labels, "refused").set(counts.refused)
-        if made.rollout_status is not None:
-            ROLLOUT_STEP.labels(*labels).set(made.rollout_status.step)
-        waiting = made.deployment_status.waiting_for
-        self.show_waiting(waiting.reason if waiting is not None else "")
-
-    def show_waiting(self, reason: str) -> None:
-        """Let the metric say what it waits for; empty: for nothing, or it is gone."""
-        if reason == self._waits_for:
-            return
-        if self._waits_for:
-            ROLLOUT_WAITING.remove(self._namespace, self._name, self._waits_for)
-        if reason:
-            ROLLOUT_WAITING.labels(self._namespace, self._name, reason).set(1)
-        self._waits_for = reason
 
 
 def _is_ours(facts: DeploymentFacts) -> bool:

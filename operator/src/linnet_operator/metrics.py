@@ -1,6 +1,6 @@
 """The operator's own metrics; names are a promise (DESIGN, section 4).
 
-``charts/linnet/monitoring`` holds alerts on them.
+``charts/linnet/monitoring`` holds alerts on them; ``series`` begins and ends those of a deployment.
 """
 
 from typing import Final

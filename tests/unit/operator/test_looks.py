@@ -1,6 +1,5 @@
 """Looks: a dead source is evidence, history is frozen, strangers and skewed clocks are seen."""
 
-import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -560,14 +559,3 @@ async def test_stable_nodes_are_judged_as_if_they_had_changed_and_counted_once(
     assert placebo("Judged") == before[0] + counted
     assert placebo("TakenBack") == before[1]
     assert allowed() == pytest.approx(before[2] + counted * 0.01)
-
-
-async def test_the_placebo_is_shown_as_zero_before_anything_is_counted(looks, metrics):
-    """What a counter begins with is lost to increase()."""
-    metrics.no_data = "down"
-    other = dataclasses.replace(DEPLOYMENT, name="letters")
-
-    await looks().look(request(), deployment=other, policy=policy())
-
-    labels = {"namespace": "factory", "deployment": "letters", "outcome": "TakenBack"}
-    assert REGISTRY.get_sample_value("linnet_judge_placebo_total", labels) == 0.0

@@ -433,3 +433,10 @@ async def test_what_a_deployment_waits_for_is_one_series_until_it_goes_on_or_is_
     world.kube.remove(MODEL_DEPLOYMENTS, namespace="factory", name="waits")
 
     await world.until(lambda: "waits" not in waits_for())
+    named = [
+        sample.name
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.labels.get("deployment") == "waits"
+    ]
+    assert named == []
