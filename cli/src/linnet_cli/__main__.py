@@ -1,6 +1,7 @@
 """The process: streams, clock and environment enter here and nowhere else."""
 
 import gc
+import io
 import os
 import sys
 import time
@@ -23,6 +24,9 @@ def main() -> int:
 
         return connect(args, environment)
 
+    # A name that the terminal's encoding lacks is shown as \u1234; it is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     terminal = sys.stdout.isatty()
     world = World(
         prog="kubectl linnet" if os.path.basename(sys.argv[0]).startswith("kubectl-") else "linnet",  # noqa: PTH119 - start-up

@@ -3,7 +3,7 @@
 Rules:
 - The models here are the truth; ``docs/reference/judge-case.schema.json`` is made from them.
 - What cannot be a measurement is an error that names the case, the node and the field; what was not
-  measured is null.
+  measured is null. A field that stands twice is an error as well: one of the two would be lost.
 - The figures are those of a rollout: the same learning, the same look, the same verdict.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from linnet_cli.errors import CaseError
 from linnet_operator.judge.assess import MetricInputs, StepInputs, assess
@@ -20,6 +20,7 @@ from linnet_operator.judge.compare import Detect, MetricLook, NodeCount, look
 from linnet_operator.judge.learned import LARGEST_COUNT, Learned, NodeHistory, learn, readiness
 from linnet_operator.judge.verdicts import Verdict
 
+_NAME_SHOWN = 80
 SCHEMA_PATH = "docs/reference/judge-case.schema.json"
 
 Count = Annotated[float, Field(ge=0, le=LARGEST_COUNT, allow_inf_nan=False)]
@@ -31,6 +32,14 @@ Intervals = Annotated[
     list[Annotated[float, Field(ge=0, le=LARGEST_COUNT, allow_inf_nan=False)]],
     Field(description="scrape intervals since the step began, one per look, never fewer"),
 ]
+
+
+def _whole(value: object) -> object:
+    """Return 5 for 5.0: to JSON, and to its schemas, they are one number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class _Part(BaseModel):
@@ -71,7 +80,7 @@ class Case(_Part):
     alpha: float = Field(
         gt=0, lt=1, description="the chance to take a good model back, over the whole rollout"
     )
-    steps: int = Field(ge=1, le=1000, description="how many steps share alpha")
+    steps: Whole = Field(ge=1, le=1000, description="how many steps share alpha")
     detect: CaseDetect
     intervals: Intervals
     nodes: list[CaseNode] = Field(min_length=1, description="candidates and stable nodes")
@@ -108,7 +117,9 @@ def read_cases(text: str) -> Case | list[Case]:
         CaseError: It is not JSON, or not a case; says which node and field.
     """
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_what_stands_twice
+        )
     except ValueError as error:
         raise CaseError(f"this is not JSON: {error}") from error
     except RecursionError as error:
@@ -225,6 +236,12 @@ def _read_case(data: object, *, where: str) -> Case:
         raise CaseError(f"{where}this is no case: it is nested too deep") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            # It was JSON: what is left are texts that no UTF-8 can hold, and depth.
+            raise CaseError(
+                f"{where}this is no case: it is nested too deep, or a text holds half a character "
+                r"(\ud800 to \udfff)"
+            ) from error
         raise CaseError(f"{where}{_named(data, first['loc'])}: {first['msg']}") from error
     _check(case, where=where)
     return case
@@ -237,8 +254,14 @@ def _named(data: Any, location: Sequence[int | str]) -> str:  # noqa: ANN401 - J
     index = location[1]
     node = data["nodes"][index] if isinstance(index, int) else None
     name = node.get("name") if isinstance(node, dict) else None
-    known = f'node "{name}"' if isinstance(name, str) and name else f"nodes[{index}]"
+    known = _node(name) if isinstance(name, str) and name else f"nodes[{index}]"
     return f"{known}: {_path(location[2:])}" if location[2:] else known
+
+
+def _node(name: str) -> str:
+    """Return the node by its name, on one line and short enough to be read."""
+    shown = name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..."
+    return f"node {json.dumps(shown, ensure_ascii=False)}"
 
 
 def _path(location: Sequence[int | str]) -> str:
@@ -261,7 +284,7 @@ def _check(case: Case, *, where: str) -> None:
     _check_intervals(case.intervals, f"{where}intervals")
     names: set[str] = set()
     for node in case.nodes:
-        named = f'{where}node "{node.name}"'
+        named = f"{where}{_node(node.name)}"
         if node.name in names:
             raise CaseError(f"{named}: name: there are two nodes of that name")
         names.add(node.name)
@@ -303,6 +326,17 @@ def _check_rising(looks: Sequence[tuple[float, float] | None], where: str) -> No
                 f"{where}[{index}]: counts since the step began cannot fall, from "
                 f"{before[0]:g} of {before[1]:g} to {after[0]:g} of {after[1]:g}"
             )
+
+
+def _refuse_what_stands_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = sorted(key for key, _ in pairs)
+        twice = next(key for key, next_key in pairwise(keys) if key == next_key)
+        name = found.get("name")
+        where = f"{_node(name)}: " if isinstance(name, str) and name else ""
+        raise CaseError(f"{where}{twice}: this field stands twice")
+    return found
 
 
 def _refuse_constant(name: str) -> float:

@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,7 +231,13 @@ def test_bad_data_end_with_the_node_and_the_field(place, field, value, said, lin
         ("{}", "metric: Field required"),
         ("[" * 100_000, "nested too deep"),
         ('{"metric": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deep"),
-        ('{"metric": ' + "[" * 300 + "]" * 300 + "}", "the case: "),
+        ('{"metric": ' + "[" * 300 + "]" * 300 + "}", "nested too deep"),
+        ('{"metric": "\\ud800"}', "half a character"),
+        ('{"alpha": 0.01, "alpha": 0.5}', "alpha: this field stands twice"),
+        (
+            '{"nodes": [{"name": "a\\nb", "looks": [], "looks": [[1, 2]]}]}',
+            'node "a\\nb": looks: this field stands twice',
+        ),
     ],
     ids=lambda text: text[:12],
 )
@@ -258,6 +266,45 @@ def test_what_is_no_case_is_said_of_stdin_too(content, said, linnet, monkeypatch
     assert said in err
 
 
+def test_the_mark_that_some_editors_write_before_a_text_is_read(linnet, monkeypatch):
+    content = b"\xef\xbb\xbf" + json.dumps(a_case()).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    assert linnet("judge", "-f", "-")[0] == 0
+
+
+def test_a_closed_stdin_is_said(linnet, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+
+    assert linnet("judge", "-f", "-") == (1, "", "linnet: stdin cannot be read: it is closed\n")
+
+
+def test_a_whole_number_may_be_written_with_a_point(linnet, tmp_path):
+    plain = run(linnet, a_case(), "-o", "json", tmp_path=tmp_path)
+    pointed = run(linnet, {**a_case(), "steps": 5.0}, "-o", "json", tmp_path=tmp_path)
+
+    assert a_case()["steps"] == 5
+    assert pointed == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_name_that_the_terminal_cannot_show_is_no_reason_to_fail(form, tmp_path):
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps({**a_case(), "metric": "\u2713"}), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "linnet_cli", "judge", "-f", str(path), "-o", form],
+        capture_output=True,
+        check=False,
+        env={"PYTHONIOENCODING": "ascii"},
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2713" in done.stdout
+    if form == "json":
+        assert json.loads(done.stdout)["metric"] == "\u2713"
+
+
 def test_no_escape_sequence_of_a_file_reaches_the_terminal(linnet, tmp_path):
     case = {**a_case(), "metric": "\x1b[31merrors"}
     _, out, _ = run(linnet, case, tmp_path=tmp_path)
@@ -265,7 +312,7 @@ def test_no_escape_sequence_of_a_file_reaches_the_terminal(linnet, tmp_path):
     _, _, err = run(linnet, case, tmp_path=tmp_path)
 
     assert out.startswith(" [31merrors\n")
-    assert err.startswith('linnet: node " [2J": name: there are two nodes')
+    assert err.startswith('linnet: node "\\u001b[2J": name: there are two nodes')
 
 
 def test_a_file_that_is_not_there_is_said(linnet):

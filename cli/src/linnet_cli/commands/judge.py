@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(answers, list)
             else answers.model_dump(mode="json")
         )
-        print(json.dumps(data, separators=(",", ":"), ensure_ascii=False))
+        print(json.dumps(data, separators=(",", ":")))
         return Exit.OK
     for answer in answers if isinstance(answers, list) else [answers]:
         print(printable(answer.metric))
@@ -54,9 +54,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(name: str) -> str:
+    what = "stdin" if name == "-" else name
+    if name == "-" and sys.stdin is None:
+        raise CaseError("stdin cannot be read: it is closed")
     try:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return content.decode("utf-8")
+        # Some editors write a mark before the text.
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        what = "stdin" if name == "-" else name
         raise CaseError(f"{what} cannot be read: {error}") from error
