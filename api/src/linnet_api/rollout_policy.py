@@ -120,7 +120,8 @@ class Threshold(ApiModel):
         str,
         Field(
             description="PromQL that answers with one number. {{namespace}} {{deployment}} {{revision}} {{baseline}} "
-            "{{window}} {{nodes}} are filled in; {{nodes}} is a regular expression of up to 200 node names, and .+ above.",
+            "{{window}} {{nodes}} are filled in; {{nodes}} is a regular expression of up to 1000 node names; with more it is not "
+            "asked, and missing: join on linnet_model_info{revision} by node.",
             min_length=1,
             max_length=4096,
         ),

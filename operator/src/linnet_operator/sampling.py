@@ -17,7 +17,7 @@ from linnet_api.rollout_policy import Threshold
 from linnet_operator.judge.assess import ThresholdInputs
 from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.prometheus import MetricsSource
-from linnet_operator.templates import fill_in
+from linnet_operator.templates import fill_in, unaskable
 from linnet_operator.terms import threshold_spec
 
 MOST_SAMPLES: Final = 1000
@@ -71,10 +71,16 @@ class Sampler:
             interval=parse_duration(threshold.interval) if threshold.interval else interval,
         )
         asked: dict[str, list[datetime]] = {}
+        samples: list[ThresholdSample] = []
         for at in times:
             words = words_at(at)
-            if words is not None:
-                asked.setdefault(fill_in(threshold.query, words), []).append(at)
+            if words is None:
+                continue
+            problem = unaskable(threshold.query, words)
+            if problem:
+                samples.append(_missing(at, problem))
+                continue
+            asked.setdefault(fill_in(threshold.query, words), []).append(at)
         known = self._known.get(threshold.name, {})
         found: dict[tuple[str, datetime], ThresholdSample] = {}
         failure = ""
@@ -96,9 +102,11 @@ class Sampler:
             for key, sample in found.items()
             if (sample.value is not None and not sample.problem) or until - key[1] > _FINAL_AFTER
         }
-        samples = list(found.values())
+        samples += found.values()
         if failure:
-            samples.append(
-                ThresholdSample(at_s=until.timestamp(), value=None, series=0, problem=failure)
-            )
+            samples.append(_missing(until, failure))
         return ThresholdInputs(spec=threshold_spec(threshold), samples=tuple(samples))
+
+
+def _missing(at: datetime, problem: str) -> ThresholdSample:
+    return ThresholdSample(at_s=at.timestamp(), value=None, series=0, problem=problem)

@@ -430,6 +430,21 @@ async def test_a_threshold_has_an_interval_of_its_own(looks, metrics):
     assert metrics.queries == [('max(t{node=~"edge-1"})', 3)]
 
 
+async def test_a_threshold_over_more_nodes_than_can_be_named_is_missing_and_not_of_all_nodes(
+    looks, metrics
+):
+    many = tuple(Candidate(f"edge-{n}", NOON - timedelta(minutes=1)) for n in range(1001))
+
+    looked = await looks().look(
+        first(candidates=many), deployment=DEPLOYMENT, policy=heated(consecutiveErrorLimit=3)
+    )
+
+    assert metrics.queries == []
+    assert looked.evidence.verdict is Verdict.NO_DATA
+    assert looked.evidence.gave_up
+    assert "join on linnet_model_info" in looked.evidence.message
+
+
 async def test_a_source_that_fails_for_a_threshold_is_no_data_and_asked_again(looks, metrics):
     looker = looks()
     metrics.down = True

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from linnet_operator.templates import WORDS, fill_in, query_problem, words_of
+from linnet_operator.templates import WORDS, fill_in, query_problem, unaskable, words_of
 
 
 def words(nodes=("edge-1", "edge-2")):
@@ -25,8 +25,19 @@ def test_every_word_of_a_query_is_filled_in_and_strangers_stay():
     assert tuple(words()) == WORDS
 
 
-def test_more_nodes_than_a_query_can_hold_are_any_node():
-    assert fill_in("{{nodes}}", words([f"edge-{n}" for n in range(201)])) == ".+"
+def test_nodes_match_the_nodes_that_are_meant_and_no_others():
+    """A dot in a name is any letter to a regular expression: edge.1 would be edge-1 as well."""
+    assert (
+        fill_in("{{nodes}}", words(["edge.1", "edge-2.site.de"])) == "edge[.]1|edge-2[.]site[.]de"
+    )
+
+
+def test_more_nodes_than_can_be_named_are_not_asked_about():
+    most, more = ([f"edge-{n}" for n in range(count)] for count in (1000, 1001))
+
+    assert unaskable("max(t{node=~'{{ nodes }}'})", words(most)) == ""
+    assert "more than 1000" in unaskable("max(t{node=~'{{ nodes }}'})", words(more))
+    assert unaskable("max(t{revision='{{revision}}'})", words(more)) == ""
 
 
 @pytest.mark.parametrize(

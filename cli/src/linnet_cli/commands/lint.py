@@ -25,7 +25,7 @@ from linnet_operator.evidence import EvidenceRecordError, read_config_map, recom
 from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.learning import learn_all
 from linnet_operator.presets import Subject
-from linnet_operator.templates import fill_in, words_of
+from linnet_operator.templates import fill_in, unaskable, words_of
 from linnet_operator.terms import step_template
 
 _LAG = timedelta(minutes=2)
@@ -155,7 +155,7 @@ async def _as_measured(
     try:
         from linnet_operator.credentials import Credentials  # noqa: PLC0415 - needs aiohttp
         from linnet_operator.history import incomplete, read_histories, unreadable  # noqa: PLC0415 - the same
-        from linnet_operator.prometheus import PrometheusSource  # noqa: PLC0415 - the same
+        from linnet_operator.prometheus import PrometheusSource, Sampled  # noqa: PLC0415 - the same
     except ImportError as error:
         raise CliError(
             f"--prometheus needs {error.name}: install linnet with its extra 'operator'"
@@ -179,8 +179,12 @@ async def _as_measured(
                 window=parse_duration(spec.steps[0].bake),
                 nodes=known.nodes,
             )
-            query = fill_in(threshold.query, words)
-            asked = await source.samples(query, [scrape.at])
+            problem = unaskable(threshold.query, words)
+            asked = (
+                Sampled(no_data=problem)
+                if problem
+                else await source.samples(fill_in(threshold.query, words), [scrape.at])
+            )
             samples[threshold.name] = (
                 asked.samples[0]
                 if asked.samples
