@@ -7,44 +7,56 @@ is integrated by the rule of Gauss and Legendre, not over 41 points.
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet_operator.judge.compare import Detect, NodeCount, look
 from linnet_operator.judge.learned import NodeHistory, learn
+from linnet_operator.judge.model import build_model
 
 RISES = (1.5, 2.0, 3.0, 6.0, 12.0)
 INTERVAL_S = 60.0
 
 
 class Reference:
-    """The parameters of a history, as arrays: axis 0 is the node."""
+    """The parameters of a history, as arrays: axis 0 is the node; NaN is a missing window."""
 
     def __init__(self, windows, recent):
         x, n = windows[..., 0], windows[..., 1]
-        nodes, count = x.shape
-        self.x0, self.n0, self.windows = x.sum(1), n.sum(1), count
+        there = ~np.isnan(n)
+        self.x0, self.n0, self.windows = np.nansum(x, 1), np.nansum(n, 1), there.sum(1)
         self.mu = (self.x0.sum() + 0.5) / (self.n0.sum() + 1)
-        own = self.x0 / self.n0
-        self.b2, self.b1, self.bw = self.bursts(recent, own)
-        fleet = (x.sum(0) + 2) / ((n * own[:, None]).sum(0) + 2)
+        known = self.n0 > 0
+        own = np.where(known, self.x0 / np.maximum(1, self.n0), self.mu)
+        self.b2, self.b1, self.bw = self.bursts(recent[known], own[known], self.n0[known])
+        fleet = (np.nansum(x, 0) + 2) / (np.nansum(n * own[:, None], 0) + 2)
         expected = n * own[:, None] * fleet
-        self.d2, self.d1, self.dw = self.excess(x, n, expected, count / (count - 1))
-        total = np.var(own, ddof=1)
-        sampling = self.mu / self.n0.mean() + self.d2 / count * np.mean(own**2)
-        between = max(0.0, total - sampling)
-        careful = between + (between + sampling) * np.sqrt(2 / (nodes - 1))
-        between = max(between, min(careful, self.mu**2 / 4), 1e-4 * self.mu**2)
-        self.a = float(np.clip(self.mu**2 / between, 0.02, 1e4))
+        use = there & (self.windows > 1)[:, None]
+        freedom = np.repeat(self.windows[:, None], n.shape[1], 1)[use]
+        freedom = freedom / (freedom - 1)
+        self.d2, self.d1, self.dw = self.excess(x[use], n[use], expected[use], freedom)
+        self.a = 0.02
+        if known.sum() > 1:
+            self.a = self.likeness(own[known], self.n0[known].mean(), self.windows[known].mean())
 
-    def bursts(self, recent, own):
+    def likeness(self, own, requests, windows):
+        sampling = self.mu / requests + self.d2 / windows * np.mean(own**2)
+        between = max(0.0, np.var(own, ddof=1) - sampling)
+        careful = between + (between + sampling) * np.sqrt(2 / (len(own) - 1))
+        between = max(between, min(careful, self.mu**2 / 4), 1e-4 * self.mu**2)
+        return float(np.clip(self.mu**2 / between, 0.02, 1e4))
+
+    def bursts(self, recent, own, requests):
         x, n = recent[..., 0], recent[..., 1]
-        pull = np.minimum(200, self.n0)
+        pull = np.minimum(200, requests)
         rate = (x.sum(1) + pull * own) / (n.sum(1) + pull)
-        return self.excess(x, n, n * rate[:, None], x.shape[1] / (x.shape[1] - 1))
+        count = x.shape[1]
+        return self.excess(x, n, n * rate[:, None], count / (count - 1))
 
     @staticmethod
     def excess(x, n, e, freedom):
+        if not e.any():
+            return 0.0, 0.0, 1.0
         left = max(0.0, (freedom * (x - e) ** 2 - e).sum())
         rows = (e**2).sum() ** 2 / (e**4).sum()
         return left / (e**2).sum(), left / (n * e).sum(), max(1.0, rows)
@@ -53,10 +65,32 @@ class Reference:
         """Return expected failures, how much the past knows, and the spread."""
         past = self.a + self.x0[index]
         e = n * past / (self.a / self.mu + self.n0[index]) * f
-        burst = np.maximum(self.b2, self.b1 * n / e) / t * (1 + 2 / np.sqrt(self.bw))
-        drift = np.maximum(self.d2, self.d1 * n / e) * (1 + 1 / self.windows)
+        e = np.maximum(1e-9, e)
+        burst = np.maximum(self.b2, self.b1 * n / e) / np.maximum(1, t) * (1 + 2 / np.sqrt(self.bw))
+        drift = np.maximum(self.d2, self.d1 * n / e) * (1 + 1 / np.maximum(1, self.windows[index]))
         drift *= 1 + 2 / np.sqrt(self.dw)
         return e, past, burst + drift + 0.05**2 + 0.25 * np.log(f) ** 2
+
+    def rows(self, candidates, stable, x, n, t):
+        """Return the fleet's factor and the spread of it, then (e, past, spread) of candidates."""
+        steady = np.array([i for i in stable if n[i] > 0], dtype=int)
+        usual = (self.a + self.x0[steady]) / (self.a / self.mu + self.n0[steady])
+        f = (x[steady].sum() + 2) / ((n[steady] * usual).sum() + 2)
+        e, past, spread = self.expect(steady, n[steady], t[steady], f)
+        rows, seen, variance = 0.0, 0.0, 1 / (x[steady].sum() + 2)
+        if len(steady):
+            rows = (e**2).sum() ** 2 / (e**4).sum()
+            seen = ((x[steady] - e) ** 2 - e - e**2 / past).sum() / (e**2).sum()
+            seen = max(0.0, seen) * (1 + 2 / np.sqrt(max(1.0, rows)))
+
+        def widened(own):
+            return np.maximum(own, (rows * seen + 4 * own) / (rows + 4))
+
+        if len(steady):
+            variance += ((widened(spread) + 1 / past) * e**2).sum() / e.sum() ** 2
+        nodes = np.array(candidates)
+        e, past, spread = self.expect(nodes, n[nodes], t[nodes], f)
+        return f, np.sqrt(np.log1p(min(variance, 4.0))), e, past, widened(spread)
 
 
 def log_negative_binomial(x, mean, shape):
@@ -76,24 +110,8 @@ def log_negative_binomial(x, mean, shape):
 
 def reference_log_e(ref, candidates, stable, x, n, t, detect):
     """Return the log e-value of harm on every candidate, and the log evidence against the rise."""
-    steady = np.array(stable)
-    f = (x[steady].sum() + 2) / (
-        (n[steady] * (ref.a + ref.x0[steady]) / (ref.a / ref.mu + ref.n0[steady])).sum() + 2
-    )
-    e, past, spread = ref.expect(steady, n[steady], t, f)
-    rows = (e**2).sum() ** 2 / (e**4).sum()
-    seen = ((x[steady] - e) ** 2 - e - e**2 / past).sum() / (e**2).sum()
-    seen = max(0.0, seen) * (1 + 2 / np.sqrt(max(1.0, rows)))
-
-    def widened(own):
-        return np.maximum(own, (rows * seen + 4 * own) / (rows + 4))
-
-    variance = 1 / (x[steady].sum() + 2)
-    variance += ((widened(spread) + 1 / past) * e**2).sum() / e.sum() ** 2
-    sd = np.sqrt(np.log1p(min(variance, 4.0)))
+    f, sd, e, past, spread = ref.rows(candidates, stable, x, n, np.full(len(x), t))
     nodes = np.array(candidates)
-    e, past, spread = ref.expect(nodes, n[nodes], t, f)
-    spread = widened(spread)
     shape = 1 / (1 / past + spread)
     ratio = e.sum() / n[nodes].sum()
     half = (1 - ratio) / 2
@@ -128,12 +146,15 @@ def reference_log_e(ref, candidates, stable, x, n, t, detect):
 
 
 @pytest.mark.slow
-@settings(max_examples=4, derandomize=True)
-@given(
-    seed=st.integers(0, 10**6),
-    harm=st.sampled_from([0.0, 0.02, 0.1]),
-    differ=st.sampled_from([0.0, 0.5]),
-    candidates=st.integers(1, 3),
+@pytest.mark.parametrize(
+    ("seed", "harm", "differ", "candidates"),
+    [
+        pytest.param(0, 0.0, 0.5, 1, id="equal"),
+        pytest.param(1, 0.02, 0.0, 2, id="twice as bad"),
+        pytest.param(3, 0.02, 0.5, 3, id="twice as bad, on nodes that differ"),
+        pytest.param(1, 0.1, 0.5, 1, id="bad"),
+        pytest.param(0, 0.1, 0.0, 2, id="overwhelming"),
+    ],
 )
 def test_the_judge_agrees_with_the_reference(seed, harm, differ, candidates):
     dice = np.random.default_rng(seed)
@@ -176,8 +197,77 @@ def test_the_judge_agrees_with_the_reference(seed, harm, differ, candidates):
     )
 
     assert learned.shape == pytest.approx(reference.a, rel=1e-9)
-    assert learned.drift_quadratic == pytest.approx(reference.d2, rel=1e-9)
-    assert learned.burst_linear == pytest.approx(reference.b1, rel=1e-9)
-    # 41 points count both ends whole: where evidence is overwhelming they are what counts.
-    assert said.log_e == pytest.approx(log_e, abs=5e-3, rel=5e-3)
+    # 41 points count both ends whole: where evidence is overwhelming they are what counts, and
+    # the judge is a little less sure.
+    assert said.log_e == pytest.approx(log_e, abs=5e-3, rel=2e-2 if log_e > said.line else 0.0)
     assert said.log_excluding == pytest.approx(excluding, abs=5e-3, rel=5e-3)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    nodes=st.integers(1, 8),
+    windows=st.integers(1, 6),
+    rate=st.sampled_from([0.0, 0.002, 0.05]),
+    differ=st.sampled_from([0.0, 0.8]),
+    drift=st.sampled_from([0.0, 0.6]),
+    burst=st.sampled_from([0.0, 1.0]),
+    missing=st.sampled_from([0.0, 0.4]),
+    candidates=st.integers(1, 3),
+    shock=st.sampled_from([1.0, 4.0]),
+)
+def test_what_is_learned_and_expected_agrees_with_the_reference(
+    fleet, seed, nodes, windows, rate, differ, drift, burst, missing, candidates, shock
+):
+    """Gaps, nodes without a past, idle ones, and each with a time of its own."""
+    dice = np.random.default_rng(seed)
+    rates = rate * np.exp(dice.normal(0, differ, nodes))
+
+    def counts(size, mean, wobble):
+        n = dice.poisson(mean * dice.uniform(0.2, 2, (nodes, 1)), (nodes, size))
+        now = np.clip(rates[:, None] * np.exp(dice.normal(0, wobble, (nodes, size))), 0, 1)
+        return np.stack([dice.binomial(n, now), n], axis=-1).astype(float)
+
+    past, recent = counts(windows, 300, drift), counts(5, 60, burst)
+    past[dice.random((nodes, windows)) < missing] = np.nan
+    past[past[..., 1] == 0] = np.nan
+    now = counts(1, 500 * shock, 0.3)[:, 0]
+    now[dice.random(nodes) < missing / 2] = 0.0
+    seconds = dice.uniform(0.5, 20, nodes) * INTERVAL_S
+    history = [
+        NodeHistory(
+            node=f"n{i}",
+            windows=tuple(None if np.isnan(n) else (x, n) for x, n in past[i].tolist()),
+            recent=tuple(map(tuple, recent[i].tolist())),
+        )
+        for i in range(nodes)
+        # To have no past is the same as not to be known.
+        if i % 2 or not np.isnan(past[i]).all()
+    ]
+    rows = [
+        NodeCount(node=f"n{i}", failures=x, requests=n, seconds=seconds[i])
+        for i, (x, n) in enumerate(now.tolist())
+    ]
+
+    learned = learn(history, interval_s=INTERVAL_S, window_s=600)
+    model = build_model(learned, rows[:candidates], rows[candidates:], detect=fleet.detect)
+
+    ref = Reference(past, recent)
+    found = [learned.rate, learned.shape, learned.burst_quadratic, learned.burst_linear]
+    found += [learned.drift_quadratic, learned.drift_linear]
+    assert found == pytest.approx([ref.mu, ref.a, ref.b2, ref.b1, ref.d2, ref.d1], rel=1e-9)
+    assert (learned.burst_rows, learned.drift_rows) == pytest.approx((ref.bw, ref.dw), rel=1e-9)
+    assert learned.windows == ref.windows.max()
+    assert learned.requests_per_s * ref.windows.sum() * 600 == pytest.approx(ref.n0.sum())
+    if model is None:
+        assert not now[:candidates, 1].any()
+        return
+    chosen = range(min(candidates, nodes))
+    f, sd, e, known, spread = ref.rows(
+        chosen, range(candidates, nodes), now[:, 0], now[:, 1], seconds / INTERVAL_S
+    )
+    assert (model.fleet_factor, model.factor_spread) == pytest.approx((f, sd), rel=1e-9)
+    assert [row.expected for row in model.rows] == pytest.approx(e.tolist(), rel=1e-9)
+    assert [row.past for row in model.rows] == pytest.approx(known.tolist(), rel=1e-9)
+    assert [row.spread for row in model.rows] == pytest.approx(spread.tolist(), rel=1e-9)
+    assert [row.history_windows for row in model.rows] == ref.windows[list(chosen)].tolist()
+    assert model.stable_nodes == np.count_nonzero(now[candidates:, 1])
