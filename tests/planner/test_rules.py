@@ -374,6 +374,23 @@ def test_rule_06_two_rollbacks_by_themselves_then_a_person():
     assert len(watched.serving(ONE)) == 10
 
 
+def test_rule_06_the_same_model_taken_back_and_retried_counts_each_time():
+    watched = on_stable()
+    watched.bring(TWO, flaw="bad")
+    for _ in range(2):
+        watched.until_phase(RolloutPhase.ROLLED_BACK)
+        watched.run_for(seconds=30)
+        before = len(watched.fleet.rollouts)
+        watched.fleet.act(ActVerb.RETRY)
+        watched.until(lambda fleet, count=before: len(fleet.rollouts) > count)
+
+    watched.until_phase(RolloutPhase.WAITING)
+
+    waiting = watched.fleet.status.waiting_for
+    assert waiting.reason == "Decision"
+    assert "2 automatic rollbacks within a day" in waiting.message
+
+
 @pytest.mark.parametrize(
     "limit",
     [

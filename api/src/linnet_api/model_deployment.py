@@ -210,6 +210,12 @@ class Condemned(ApiModel):
     rollout: Annotated[ObjectName, Field(description="The ModelRollout that judged it.")]
     reason: Annotated[Sentence, Field(description="Why, in a sentence.")]
     at: Annotated[Time, Field(description="When it was condemned.")]
+    earlier: Annotated[
+        Time | None,
+        Field(
+            description="When it had been condemned before, where somebody had it tried again. Absent: never."
+        ),
+    ] = None
 
 
 class NodeCounts(ApiModel):

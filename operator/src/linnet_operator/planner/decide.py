@@ -219,7 +219,12 @@ def _take_back(
 ) -> ModelRolloutStatus | None:
     """Return the way back, or the question to a person where it was automatic too often today."""
     day_ago = turn.now - timedelta(days=1)
-    taken_back = [entry for entry in turn.deployment.status.condemned if entry.at > day_ago]
+    taken_back = [
+        at
+        for entry in turn.deployment.status.condemned
+        for at in (entry.at, entry.earlier)
+        if at is not None and at > day_ago
+    ]
     if len(taken_back) >= ROLLBACKS_A_DAY:
         note = f"{len(taken_back)} automatic rollbacks within a day: a person must decide"
         return _ask(turn, status, verdict, f"{message} ({note})")

@@ -441,11 +441,13 @@ def condemn(
         return before
     decision = status.decisions[-1]
     others = [entry for entry in before if entry.digest != rollout.spec.to.digest]
+    same = [entry.at for entry in before if entry.digest == rollout.spec.to.digest]
     new = Condemned(
         digest=rollout.spec.to.digest,
         rollout=rollout.name,
         reason=decision.message,
         at=status.moved_at or decision.at,
+        earlier=same[0] if same else None,
     )
     return (*others[-63:], new)
 
