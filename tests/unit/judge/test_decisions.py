@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from bench.decisions import gate, report
-from bench.decisions.generator import Counts, Fleet, make
+from bench.decisions.generator import Fleet, make
 from bench.decisions.measure import OURS, Outcome, run, run_batch
 from bench.decisions.rivals import RIVALS
 from bench.decisions.scenarios import all_scenarios
@@ -75,31 +75,6 @@ def test_rivals_find_what_is_plainly_bad_and_not_what_is_equal(name):
 
     assert alarm(0.2) is not None
     assert alarm(0.0) is None
-
-
-def test_kayentas_interval_is_that_of_wilcoxons_test():
-    # R: wilcox.test(x, y, mu=0, alternative="greater", exact=FALSE, correct=TRUE): W = 35,
-    # by hand: mean 18, variance 6 * 6 * 13 / 12 = 39, z = (35 - 18 - 0.5) / sqrt(39).
-    from bench.decisions.rivals import _shift_z  # noqa: PLC0415 - the arithmetic itself
-
-    x = np.array([1.1, 2.2, 3.3, 4.4, 5.5, 6.6])
-    y = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 1.2])
-
-    assert _shift_z(x, y, 0.0) == pytest.approx((35 - 18 - 0.5) / 39**0.5)
-
-
-def test_the_generator_keeps_the_rates_that_it_is_asked_for():
-    fleet = Fleet(nodes=400, candidates=100, harm=0.04, correlation=0.02, drift=0.3, burst=0.05)
-    (counts,) = make(fleet, np.random.default_rng(1))
-
-    def rate(failures, requests):
-        return failures.sum() / requests.sum()
-
-    assert rate(counts.history_failures, counts.history_requests) == pytest.approx(0.01, rel=0.2)
-    assert rate(counts.recent_failures, counts.recent_requests) == pytest.approx(0.01, rel=0.25)
-    assert rate(counts.failures[:100], counts.requests[:100]) == pytest.approx(0.05, rel=0.1)
-    assert rate(counts.failures[100:], counts.requests[100:]) == pytest.approx(0.01, rel=0.2)
-    assert isinstance(counts, Counts)
 
 
 def test_only_the_section_of_the_decisions_is_written(tmp_path):
