@@ -6,15 +6,25 @@ Rules:
 - Every figure is computed again from the record's inputs by the judge itself, never copied.
 - A formula stands beside its numbers, so that a person with a calculator can follow it.
 - What one node adds is told apart from what the fleet does.
+- What the judge leaves out, since it is no measurement, is in no sum.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from math import log
+from math import exp, log
 from typing import Any
 
+from linnet_cli.allowance import Allowance, Deviation, allowance, stable_deviation
 from linnet_operator.evidence import Recomputed
-from linnet_operator.judge.assess import MetricAssessment, MetricInputs, StepInputs, assess
+from linnet_operator.judge.assess import (
+    MetricAssessment,
+    MetricInputs,
+    StepAssessment,
+    StepInputs,
+    assess,
+)
+from linnet_operator.judge.compare import FLEET_TROUBLE_FACTOR, combine
+from linnet_operator.judge.kernel import log_mean
 from linnet_operator.judge.learned import Learned
 from linnet_operator.judge.model import (
     FACTOR_PRIOR,
@@ -23,6 +33,7 @@ from linnet_operator.judge.model import (
     NodeCount,
     Row,
     build_model,
+    is_measured,
 )
 from linnet_operator.judge.thresholds import ThresholdLook
 
@@ -69,6 +80,8 @@ def show_workings(again: Recomputed, *, metric: str | None, node: str | None) ->
                 f"log E = {assessment.log_e:.3f}, line {assessment.line:.3f}",
             )
         )
+    if assessment.needs_person:
+        lines.append(_row("", _without_one(again.inputs, assessment)))
     verdict = f"{assessment.verdict}{', a person is asked' if assessment.needs_person else ''}"
     agrees = "computed again, it agrees with the record"
     if again.differences:
@@ -82,9 +95,9 @@ def _about(about: Mapping[str, Any]) -> list[str]:
     times = [f"{said} {about[key]}" for key, said in words.items() if about.get(key)]
     if times:
         lines.append(_row("when", ", ".join(times)))
-    queries = about.get("queries") or ()
-    asked = queries.values() if isinstance(queries, dict) else queries
-    lines += [_row("asked" if not index else "", text) for index, text in enumerate(asked)]
+    queries = about.get("queries")
+    asked = queries.values() if isinstance(queries, dict) else queries or ()
+    lines += [_row("asked" if not index else "", str(text)) for index, text in enumerate(asked)]
     return lines
 
 
@@ -99,9 +112,9 @@ def _comparison(
     lines += _fleet(learned, inputs, model, node=node)
     if model is None:
         return [*lines, _row("verdict", f"{said.look.verdict}: {said.message}")]
-    lines += _candidates(learned, model, node=node)
+    lines += _candidates(learned, inputs, model, node=node)
     if node is None:
-        lines += _evidence(model, said, step)
+        lines += _evidence(inputs, model, said, step)
     return [*lines, _row("verdict", f"{said.look.verdict}: {said.message}")]
 
 
@@ -121,8 +134,8 @@ def _fleet(
             f"from window to window {_pair(learned.drift_quadratic, learned.drift_linear)}",
         ),
     ]
-    steady = [row for row in inputs.stable if row.failures is not None and row.requests]
     if model is not None:
+        steady = [row for row in inputs.stable if is_measured(row)]
         counted = sum(row.failures or 0.0 for row in steady)
         expected = sum((row.requests or 0.0) * _own_rate(learned, row.node) for row in steady)
         lines.append(
@@ -133,6 +146,9 @@ def _fleet(
                 f"{model.fleet_factor:.4g}, from {model.stable_nodes} nodes",
             )
         )
+        if steady:
+            off = stable_deviation(learned, inputs.stable, model.fleet_factor)
+            lines.append(_row("", off.sentence))
     lines += [
         _row(f"stable {row.node}", f"counted {_counted(row)}; own rate {_rate(learned, row.node)}")
         for row in inputs.stable
@@ -141,7 +157,11 @@ def _fleet(
     return lines
 
 
-def _candidates(learned: Learned, model: Model, *, node: str | None) -> list[str]:
+def _candidates(
+    learned: Learned, inputs: MetricInputs, model: Model, *, node: str | None
+) -> list[str]:
+    off = stable_deviation(learned, inputs.stable, model.fleet_factor)
+    seconds = {row.node: row.seconds for row in inputs.candidates}
     rows = [row for row in model.rows if node in (None, row.node)]
     without = model.weigh().log_e_without_each() if len(model.rows) > 1 else {}
     worst = sorted(rows, key=lambda row: (row.expected - row.failures, row.node))
@@ -156,8 +176,13 @@ def _candidates(learned: Learned, model: Model, *, node: str | None) -> list[str
             _row(
                 "",
                 f"expected e = n r f = {row.requests:g} x {_own_rate(learned, row.node):.6g} x "
-                f"{model.fleet_factor:.4g} = {row.expected:.4g}; {_shape(row)}"
+                f"{model.fleet_factor:.4g} = {row.expected:.4g} ({row.history_windows} windows of "
+                "its own)"
                 + (f"; log E without it {without[row.node]:.3f}" if row.node in without else ""),
+            ),
+            _row(
+                "",
+                _shape(row, allowance(learned, model, row, seconds=seconds[row.node]), off),
             ),
         ]
     if len(rows) > _NODES_SHOWN:
@@ -165,7 +190,9 @@ def _candidates(learned: Learned, model: Model, *, node: str | None) -> list[str
     return lines
 
 
-def _evidence(model: Model, said: MetricAssessment, step: StepInputs) -> list[str]:
+def _evidence(
+    inputs: MetricInputs, model: Model, said: MetricAssessment, step: StepInputs
+) -> list[str]:
     null = model.log_null()
     harms = [model.log_marginal(harm) - null for harm in model.harms()]
     by_factor, by_mean = harms[:-1:2], harms[1:-1:2]
@@ -180,11 +207,18 @@ def _evidence(model: Model, said: MetricAssessment, step: StepInputs) -> list[st
         _row(
             "evidence",
             f"E = average over {len(harms)} kinds of harm of P(counts if harm) / P(counts if "
-            f"none), over 41 values of f around it (spread {model.factor_spread:.3g})",
+            f"none), over 41 values of f around it: {_factor_spread(inputs, model)}",
+        ),
+        _row(
+            "",
+            "P(counts) = product over the nodes of m^x / (m + s)^(x + s); m = e if none is harmed, "
+            "g e where it is worse by x g, e + k n mu f where k fleet means are added, e + n times "
+            "the rise that detect names (with a narrower s)",
         ),
         _row("", "log, a node worse by x: " + ", ".join(f"x{g:g} {v:.2f}" for g, v in factors)),
         _row("", "log, plus fleet means: " + ", ".join(f"+{g - 1:g} {v:.2f}" for g, v in means)),
         _row("", f"log, the rise that detect names: {harms[-1]:.2f}"),
+        *([_row("", f"harm everywhere: log E = {log_mean(harms):.3f}")] if look.domains else []),
         *(
             _row(
                 "",
@@ -202,10 +236,63 @@ def _evidence(model: Model, said: MetricAssessment, step: StepInputs) -> list[st
         _row(
             "detect",
             f"the larger of (x{step.detect.factor:g} - 1) x expected and {step.detect.floor:.2%}: "
-            f"a rise by {look.rise:.4%} of requests; log evidence against it "
-            f"{look.log_excluding:.3f}, line {look.line:.3f}: {excluded}",
+            f"a rise by {look.rise:.4%} of requests; log evidence against it = log((1 + E) / 2) - "
+            f"({harms[-1]:.3f}) = {look.log_excluding:.3f}, line {look.line:.3f}: {excluded}",
         ),
+        *_trouble(said, step),
     ]
+
+
+def _factor_spread(inputs: MetricInputs, model: Model) -> str:
+    """Say how uncertain f is, with its numbers."""
+    failures = sum(row.failures or 0.0 for row in inputs.stable if is_measured(row))
+    by_count = 1.0 / (failures + FACTOR_PRIOR)
+    squared = exp(model.factor_spread**2) - 1.0
+    return (
+        f"log f is off by sqrt(log(1 + {squared:.4g})) = {model.factor_spread:.4g} (one standard "
+        f"deviation), {min(by_count, squared):.4g} of it being 1 / (sum x + {FACTOR_PRIOR:g})"
+    )
+
+
+def _trouble(said: MetricAssessment, step: StepInputs) -> list[str]:
+    """Return why nobody is blamed, where the fleet itself is in trouble."""
+    look = said.look
+    if not look.in_trouble:
+        return []
+    ratio = look.expected / look.requests
+    usual = ratio / max(look.fleet_factor, 1.0)
+    return [
+        _row(
+            "trouble",
+            f"f = {look.fleet_factor:.4g} is above {FLEET_TROUBLE_FACTOR:g}, and by that "
+            f"{ratio - usual:.4%} more of the requests are expected to fail, above detect.floor "
+            f"({step.detect.floor:.2%}): the candidate cannot be told from the trouble",
+        )
+    ]
+
+
+def _without_one(inputs: StepInputs, assessment: StepAssessment) -> str:
+    """Say what is left of the evidence without the one node that carries most of it."""
+    nodes: set[str] = set()
+    metrics: list[tuple[float, dict[str, float]]] = []
+    for metric, said in zip(inputs.metrics, assessment.metrics, strict=True):
+        model = None
+        if metric.learned is not None and said.look.candidates:
+            model = build_model(
+                metric.learned, metric.candidates, metric.stable, detect=inputs.detect
+            )
+        without = model.weigh().log_e_without_each() if model is not None else {}
+        nodes.update(without)
+        metrics.append((said.look.log_e, without))
+    left = {
+        node: combine([without.get(node, log_e) for log_e, without in metrics])
+        for node in sorted(nodes)
+    }
+    worst = min(left, key=lambda node: left[node])
+    return (
+        f"five and more candidates: it must hold without any one of them; without {worst} "
+        f"log E = {left[worst]:.3f}, line {assessment.line:.3f}"
+    )
 
 
 def _threshold(look: ThresholdLook, values: Sequence[float | None]) -> list[str]:
@@ -254,16 +341,18 @@ def _rate(learned: Learned, node: str) -> str:
     )
 
 
-def _shape(row: Row) -> str:
+def _shape(row: Row, allowed: Allowance, off: Deviation) -> str:
     return (
-        f"shape s (large: narrow) = 1 / (1 / {row.past:.4g} + {row.spread:.4g}) = {row.shape:.4g} "
-        f"({row.history_windows} windows of its own)"
+        f"{allowed.sentence(off)}; shape s = 1 / (1 / (a + x0) + phi^2) = 1 / (1 / {row.past:.4g} "
+        f"+ {row.spread:.4g}) = {row.shape:.4g} (large: narrow)"
     )
 
 
 def _counted(row: NodeCount) -> str:
     if row.failures is None or row.requests is None:
         return "nothing: it does not report"
+    if not is_measured(row):
+        return f"{row.failures} of {row.requests}, which is no measurement"
     return f"x = {row.failures:g} of n = {row.requests:g}"
 
 

@@ -117,6 +117,22 @@ def test_a_damaged_record_is_an_error_that_says_so(damaged):
         recompute(damaged)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rate", 0), ("interval_s", 0), ("burst_linear", 1e308), ("shape", 10**400), ("about", 7)],
+)
+def test_numbers_that_no_judge_has_written_are_damage(fleet, field, value):
+    inputs = inputs_of(fleet, [3.0, 2.0])
+    record = json.loads(make_record(inputs, assess(inputs), about={}).canonical)
+    if field == "about":
+        record[field] = value
+    else:
+        record["inputs"]["metrics"][0]["learned"][field] = value
+
+    with pytest.raises(EvidenceRecordError):
+        recompute(json.dumps(record).encode())
+
+
 @pytest.mark.parametrize("body", [{}, {"binaryData": None}, {"binaryData": {DATA_KEY: "%"}}])
 def test_a_config_map_without_a_record_is_an_error(body):
     with pytest.raises(EvidenceRecordError):
