@@ -19,7 +19,7 @@ from releases import Releases, golden_sample, linear
 from linnet_api.model_deployment import Serving
 from linnet_api.names import node_model_name
 from linnet_api.revisions import revision_of
-from linnet_testbed.waiting import until
+from linnet_testbed.waiting import answers, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -416,3 +416,12 @@ def test_the_heartbeat_carries_what_was_served_since_the_activation(hub):
         return served.get(f"{hub.namespace}/{DEPLOYMENT}/{revision}")
 
     until(lambda: counts() == [3, 0], 30, "three requests")
+
+    # The metrics go on over a restart of the server as well, and both must fit (rule 16).
+    node = hub.bed.node(NODE)
+    node.server.kill()
+    node.start()
+    until(lambda: answers(f"{node.server_url}/v2/health/ready"), 60, "the server has come back")
+    hub.answer()
+
+    until(lambda: counts() == [4, 0], 60, "four requests, over a restart of the server")
