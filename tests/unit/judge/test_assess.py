@@ -5,6 +5,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from linnet_operator.judge.assess import MetricInputs, StepInputs, ThresholdInputs, assess
+from linnet_operator.judge.compare import combine
+from linnet_operator.judge.learned import learn
 from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec
 from linnet_operator.judge.verdicts import Verdict
 
@@ -108,8 +110,14 @@ def test_one_node_does_not_turn_a_fleet_of_five(step, metric):
     two = assess(step(metric(per_node=[2500.0, 2500.0, 30.0, 30.0, 30.0])))
     four = assess(step(metric(per_node=[2500.0, 30.0, 30.0, 30.0])))
 
+    some = assess(step(metric(per_node=[2500.0, 42.0, 42.0, 42.0, 42.0])))
+
     assert (alone.verdict, alone.needs_person) == (Verdict.FAIL, True)
     assert alone.short == "one node looks bad"
+    # The others neither speak for the model nor condemn it: more requests will tell.
+    assert (some.verdict, some.needs_person) == (Verdict.UNDECIDED, True)
+    assert some.short == "harm seen, on too few nodes"
+    assert some.message.startswith("harm is seen, but not enough of it without the worst node")
     assert (two.verdict, two.needs_person) == (Verdict.FAIL, False)
     assert (four.verdict, four.needs_person) == (Verdict.FAIL, False)
 
@@ -138,7 +146,10 @@ def test_a_step_that_measures_nothing_is_not_a_pass(step):
 
 
 def test_partial_data_may_still_condemn(step, metric):
-    assert assess(step(metric(failures=900.0, partial="a store is down"))).verdict is Verdict.FAIL
+    result = assess(step(metric(failures=900.0, partial="a store is down")))
+
+    assert result.verdict is Verdict.FAIL
+    assert result.metrics[0].look.verdict is Verdict.FAIL
 
 
 def test_learning_says_how_many_windows_there_are(step, metric, fleet):
@@ -146,6 +157,18 @@ def test_learning_says_how_many_windows_there_are(step, metric, fleet):
 
     assert result.verdict is Verdict.LEARNING
     assert "has 4 of 6 windows of history" in result.message
+
+
+@pytest.mark.parametrize(
+    ("strangers", "verdict"),
+    [(0, Verdict.PASS), (1, Verdict.PASS), (2, Verdict.LEARNING), (3, Verdict.LEARNING)],
+)
+def test_where_half_of_the_candidates_have_no_history_there_is_no_comparison(
+    step, metric, fleet, strangers, verdict
+):
+    learned = learn(fleet.history(10)[strangers:], interval_s=1, window_s=10)
+
+    assert assess(step(metric(candidates=4, learned=learned))).verdict is verdict
 
 
 def test_proceeding_without_history_leaves_the_comparison_to_thresholds(step, metric, fleet):
@@ -157,6 +180,36 @@ def test_proceeding_without_history_leaves_the_comparison_to_thresholds(step, me
     assert alone.verdict is Verdict.NOT_MEASURED
     assert guarded.verdict is Verdict.PASS
     assert guarded.metrics[0].look.verdict is Verdict.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"partial": "a store is down"}, Verdict.PARTIAL),
+        ({"no_data": "http://prometheus is down"}, Verdict.NO_DATA),
+        ({"candidates": ()}, Verdict.NOT_MEASURED),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_proceeding_without_history_leaves_out_nothing_else(step, metric, changes, verdict):
+    lacking = dataclasses.replace(metric(), **changes)
+
+    result = assess(step(lacking, thresholds=(threshold(60.0),), proceed_without_history=True))
+
+    assert result.verdict is verdict
+
+
+def test_a_node_that_a_metric_does_not_know_cannot_be_what_its_evidence_rests_on(
+    step, metric, fleet
+):
+    """Labels come from four of five nodes; all four are bad."""
+    wrong = metric("wrong", signal="Wrong", failures=900.0)
+    silent = fleet.count(4, None, None)
+    wrong = dataclasses.replace(wrong, candidates=(*wrong.candidates[:4], silent))
+
+    result = assess(step(metric(), wrong))
+
+    assert (result.verdict, result.needs_person) == (Verdict.FAIL, False)
 
 
 def test_an_undecided_step_says_what_it_needs(step, fleet):
@@ -177,10 +230,84 @@ def test_an_undecided_step_says_what_it_needs(step, fleet):
 
 
 def test_more_metrics_never_mean_more_false_alarms(step, metric):
-    quiet = [metric(f"quiet-{index}") for index in range(3)]
-    bad = metric("bad", per_node=[90.0])
+    """What one of them would condemn by itself, the average of all does not."""
+    quiet = [metric(f"quiet-{index}", candidates=1) for index in range(3)]
+    bad = metric("bad", per_node=[55.0] * 4)
+    alone = assess(step(bad))
 
-    assert assess(step(bad, *quiet)).log_e <= assess(step(bad)).log_e
+    together = assess(step(bad, *quiet))
+
+    assert alone.verdict is Verdict.FAIL
+    assert together.log_e == combine([each.look.log_e for each in together.metrics])
+    assert together.verdict is Verdict.UNDECIDED
+    assert together.metrics[0].look.verdict is Verdict.UNDECIDED
+    assert "evidence of harm, but not yet enough over all metrics" in together.message
+
+
+def test_what_all_requests_fail_of_is_not_averaged_away(step, metric, fleet):
+    """In a fleet in trouble there is little evidence; that all requests fail needs none."""
+    failing = dataclasses.replace(
+        metric(),
+        candidates=(fleet.count(0, 24.0, 25.0),),
+        stable=tuple(fleet.count(index, 300.0, 1000.0) for index in range(1, 10)),
+    )
+
+    result = assess(step(failing, *(metric(f"quiet-{index}", candidates=1) for index in range(3))))
+
+    assert (result.verdict, result.needs_person) == (Verdict.FAIL, False)
+    assert result.log_e < result.line
+    assert result.short == "harm seen in errors"
+
+
+def test_one_node_whose_requests_all_fail_does_not_turn_a_fleet_of_five(step, metric, fleet):
+    """Not even where it has nearly all of the traffic."""
+
+    def judged(candidates, *, failing=1):
+        counted = [fleet.count(index, 1000.0, 1000.0) for index in range(failing)]
+        counted += [fleet.count(index, 1.0, 10.0) for index in range(failing, candidates)]
+        stable = tuple(fleet.count(index, 10.0, 1000.0) for index in range(5, 10))
+        result = assess(
+            step(dataclasses.replace(metric(), candidates=tuple(counted), stable=stable))
+        )
+        assert result.metrics[0].look.all_fail
+        return result.verdict, result.needs_person
+
+    assert judged(5) == (Verdict.UNDECIDED, True)
+    assert judged(5, failing=2) == (Verdict.FAIL, False)
+    assert judged(4) == (Verdict.FAIL, False)
+
+
+def test_harm_is_not_blamed_on_a_model_while_another_metric_shows_the_fleet_in_trouble(
+    step, metric, fleet
+):
+    bad = metric("bad", failures=900.0)
+    trouble = dataclasses.replace(
+        metric("slow"),
+        candidates=tuple(fleet.count(index, 300.0, 3000.0) for index in range(5)),
+        stable=tuple(fleet.count(index, 300.0, 3000.0) for index in range(5, 10)),
+    )
+
+    result = assess(step(bad, trouble))
+
+    assert result.log_e >= result.line
+    assert (result.verdict, result.short) == (
+        Verdict.FLEET_TROUBLE,
+        "whole fleet in trouble: slow",
+    )
+
+
+def test_a_dry_run_decides_nothing_and_says_what_it_would_have_decided(step, metric):
+    hot = threshold(90.0)
+    dry = dataclasses.replace(hot, spec=dataclasses.replace(hot.spec, dry_run=True))
+
+    result = assess(step(metric(), thresholds=(dry,)))
+
+    assert result.verdict is Verdict.PASS
+    assert result.message.endswith(
+        ". Dry run, would have taken it back: "
+        "temperature: 90 is beyond the limit (at most 85), once"
+    )
+    assert assess(step(thresholds=(dry,))).verdict is Verdict.NOT_MEASURED
 
 
 @pytest.mark.slow

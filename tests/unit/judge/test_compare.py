@@ -247,6 +247,17 @@ def test_rule_5_what_is_no_measurement_never_passes(fleet, bad, position):
     assert result.missing == (f"edge-{position:02d}",)
 
 
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, None])
+@pytest.mark.parametrize("position", [0, 9])
+def test_rule_5_a_count_of_an_unknown_time_never_passes(fleet, seconds, position):
+    rows = [fleet.count(index, 30.0, 3000.0) for index in range(10)]
+    rows[position] = fleet.count(position, 30.0, 3000.0, seconds)
+
+    result = fleet.look(rows[:5], rows[5:])
+
+    assert (result.verdict, result.missing) == (Verdict.PARTIAL, (f"edge-{position:02d}",))
+
+
 @pytest.mark.parametrize(
     ("absent", "verdict"),
     [(0, Verdict.PASS), (1, Verdict.PASS), (2, Verdict.PASS), (3, Verdict.PARTIAL)],
