@@ -133,6 +133,11 @@ def scrape_metric(subject: Subject) -> str:
     return f"{REQUESTS}{{{_linnet(subject)}}}"
 
 
+def exported_metric(subject: Subject) -> str:
+    """Return the selector of what a scraper renames that gives a target the label `namespace`."""
+    return f"{REQUESTS}{{exported_{_linnet(subject)}}}"
+
+
 def not_counted(preset: str, signal: str) -> str:
     """Return why a preset does not count a signal; empty where it does."""
     return _NOT_COUNTED.get((preset, signal), "")

@@ -27,6 +27,7 @@ from linnet_operator.presets import (
     Subject,
     count_query,
     edges_query,
+    exported_metric,
     not_counted,
     scrape_metric,
 )
@@ -221,9 +222,10 @@ class PrometheusSource:
             if 0.0 <= series.values[0][1] <= now.timestamp() + _CLOCK_TOLERANCE_S
         }
         if not scraped:
+            remedy = await self._why_nothing(subject, at_s=now.timestamp())
             problem = (
                 f"{self._api.shown_url} has no {scrape_metric(subject)} in the last five "
-                "minutes; check that the nodes' servers are scraped, and under which labels"
+                f"minutes; {remedy}"
             )
             return ScrapeTime(at=None, no_data=problem)
         oldest = max(scraped.values()) - lag_limit.total_seconds()
@@ -233,6 +235,20 @@ class PrometheusSource:
             at=datetime.fromtimestamp(newest, tz=UTC),
             behind=behind,
             nodes=tuple(sorted(scraped)),
+        )
+
+    async def _why_nothing(self, subject: Subject, *, at_s: float) -> str:
+        """Return what to do where nothing is scraped under the labels of ``subject``."""
+        remedy = "check that the nodes' servers are scraped, and under which labels"
+        try:
+            renamed = await self._api.instant(f"count({exported_metric(subject)})", at_s)
+        except NoAnswerError:
+            return remedy
+        if not renamed.series:
+            return remedy
+        return (
+            "it has it under exported_namespace: the scraper gives its targets a label "
+            "`namespace`; drop that, as charts/linnet/monitoring/podmonitors.yaml does"
         )
 
     def _cells(

@@ -90,16 +90,18 @@ class Exporter:
 class Watched:
     """Two nodes' exporters, and a Prometheus of their own that scrapes them."""
 
-    def __init__(self, program, home):
+    def __init__(self, program, home, *, labels=lambda node: {"node": node}, relabel=()):
         self.exporters = {"edge-a": Exporter(), "edge-b": Exporter()}
         self._servers = [self._serve(exporter) for exporter in self.exporters.values()]
         targets = [
-            {"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"node": node}}
+            {"targets": [f"127.0.0.1:{server.server_port}"], "labels": labels(node)}
             for node, server in zip(self.exporters, self._servers, strict=True)
         ]
         config = {
             "global": {"scrape_interval": "400ms", "scrape_timeout": "400ms"},
-            "scrape_configs": [{"job_name": "n", "static_configs": targets}],
+            "scrape_configs": [
+                {"job_name": "n", "static_configs": targets, "relabel_configs": list(relabel)}
+            ],
         }
         (home / "prometheus.yml").write_text(json.dumps(config))
         port = ports.any_free()
@@ -155,6 +157,27 @@ def take_watched(tmp_path_factory):
     yield take
     for watched in waiting:
         watched.close()
+
+
+@pytest.fixture
+def start_watched(tmp_path_factory):
+    """Start one with target labels and relabelings of its own; its address answers."""
+    started = []
+
+    def start(**how):
+        try:
+            program = Binaries(
+                Settings.from_environment().cache_home, Progress(quiet=True)
+            ).prometheus()
+        except TestbedUnavailableError as error:
+            pytest.skip(str(error))
+        started.append(Watched(program, tmp_path_factory.mktemp("prometheus"), **how))
+        until(lambda: answers(f"{started[-1].url}/-/ready"), 60)
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ async def test_a_scrape_at_a_time_that_cannot_be_is_none(server, source, said):
     found = await source.newest_common_time(SUBJECT, now=NOON, lag_limit=timedelta(seconds=5))
 
     assert found.at is None
-    assert "check that the nodes' servers are scraped" in found.no_data
+    assert "in the last five minutes" in found.no_data
 
 
 async def test_a_bucket_edge_that_is_no_number_is_no_data(server, source):
