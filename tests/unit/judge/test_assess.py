@@ -256,6 +256,7 @@ def test_what_all_requests_fail_of_is_not_averaged_away(step, metric, fleet):
 
     assert (result.verdict, result.needs_person) == (Verdict.FAIL, False)
     assert result.log_e < result.line
+    assert result.metrics[0].look.verdict is Verdict.FAIL
     assert result.short == "harm seen in errors"
 
 

@@ -1,6 +1,7 @@
 """The comparison, against an independent implementation and against its rules."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from linnet_operator.judge.compare import (
     look,
 )
 from linnet_operator.judge.learned import NodeHistory, learn
-from linnet_operator.judge.model import RISES, build_model
+from linnet_operator.judge.model import RISES, _risen, build_model
 from linnet_operator.judge.verdicts import Verdict
 
 
@@ -196,6 +197,20 @@ def test_near_zero_errors_the_floor_decides_where_a_ratio_never_could(fleet):
 
     assert floor.verdict is Verdict.PASS
     assert ratio.verdict is Verdict.UNDECIDED
+
+
+def test_no_rise_is_named_or_assumed_beyond_what_can_happen(fleet):
+    """Named: at most halfway from what is expected to all requests; assumed: at most 98 %."""
+    learned = fleet.learned(failures=80.0)
+    stable = [fleet.count(index, 400.0, 1000.0) for index in range(1, 10)]
+    model = build_model(learned, [fleet.count(0, 400.0, 1000.0)], stable, detect=fleet.detect)
+    (row,) = model.rows
+
+    assert row.expected == pytest.approx(400.0, rel=0.01)
+    assert model.named_rise_ratio(Detect(factor=3, floor=0.0)) == pytest.approx(0.3, rel=0.02)
+    assert model.named_rise_ratio(Detect(factor=1.1, floor=0.9)) == pytest.approx(0.3, rel=0.02)
+    assert _risen(row, 11 * row.expected) == pytest.approx(980.0)
+    assert _risen(replace(row, expected=990.0), 5.0) == 990.0
 
 
 def test_no_requests_on_any_candidate_is_no_data(fleet):

@@ -33,7 +33,8 @@ def test_readiness_names_who_lacks_windows(fleet):
     assert (ready.lacking, ready.fewest) == (("edge-99",), 4)
     assert ready.sentence.startswith("has 4 of 6 windows of history")
     assert not readiness(learned, ["edge-00"], required=6).lacking
-    assert readiness(learned, ["unknown"], required=6).fewest == 0
+    unknown = readiness(learned, ["unknown", "edge-00"], required=6)
+    assert (unknown.lacking, unknown.fewest) == (("unknown",), 0)
 
 
 def test_nodes_that_differ_are_seen_to_differ():
