@@ -2,6 +2,7 @@
 
 - Whatever the file holds, it ends as a sentence that names the file or the field.
 - All that is wrong with a policy is said at once.
+- What the API server would refuse, or drop without a word, is wrong here as well.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import pydantic
 import yaml
 
+from linnet_api.names import API_VERSION
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_cli.errors import CliError, UsageError
 from linnet_operator.policy_rules import policy_problems
@@ -44,12 +46,32 @@ def read_policies(path: Path) -> list[ReadPolicy]:
 
 
 class _Loader(yaml.SafeLoader):
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._looked_at: set[int] = set()
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # A second time it has what was merged as well, which a field of its own may replace.
+        if id(node) not in self._looked_at:
+            self._looked_at.add(id(node))
+            _refuse_what_stands_twice(node)
         super().flatten_mapping(node)
         if len(node.value) > _LARGEST_MAP:
             raise yaml.constructor.ConstructorError(
                 None, None, f"more than {_LARGEST_MAP} fields are merged", node.start_mark
             )
+
+
+def _refuse_what_stands_twice(node: yaml.MappingNode) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the field {key.value} stands twice", key.start_mark
+            )
+        seen.add(key.value)
 
 
 def _read_documents(path: Path) -> list[object]:
@@ -75,6 +97,8 @@ def _read_policy(document: dict[Any, Any], *, position: int) -> ReadPolicy:
         problems.append("metadata: a map with a name is needed")
     elif not isinstance(name, str) or not name:
         problems.append("metadata.name: a text is needed")
+    if document.get("apiVersion") != API_VERSION:
+        problems.append(f"apiVersion: {API_VERSION} is needed")
     shown = name if isinstance(name, str) and name else f"document {position}"
     if not isinstance(raw, dict):
         return ReadPolicy(shown, None, [*problems, "spec: a map is needed"])
@@ -84,7 +108,14 @@ def _read_policy(document: dict[Any, Any], *, position: int) -> ReadPolicy:
         found = error.errors(include_url=False, include_input=False)
         return ReadPolicy(shown, None, [*problems, *(_problem(each) for each in found)])
     problems += _unknown_fields(raw, spec.model_dump(by_alias=True), path="spec")
+    problems += _named_twice([each.name for each in spec.judge.compare], "compare")
+    problems += _named_twice([each.name for each in spec.judge.thresholds], "thresholds")
     return ReadPolicy(shown, spec, [*problems, *policy_problems(spec)])
+
+
+def _named_twice(names: list[str], where: str) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [f"spec.judge.{where} {name}: there are two of that name" for name in twice]
 
 
 def _unknown_fields(raw: object, known: object, *, path: str) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -320,7 +321,8 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
     f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
 )
-HEAD = "kind: RolloutPolicy\nmetadata: {name: a}\n"
+BARE = "kind: RolloutPolicy\nmetadata: {name: a}\n"
+HEAD = f"apiVersion: linnet.dev/v1alpha1\n{BARE}"
 
 
 @pytest.mark.parametrize(
@@ -329,6 +331,12 @@ HEAD = "kind: RolloutPolicy\nmetadata: {name: a}\n"
         ("kind: RolloutPolicy\nmetadata: x\n", "  metadata: a map with a name is needed\n"),
         ("kind: RolloutPolicy\nmetadata: {name: 7}\n", "  metadata.name: a text is needed\n"),
         ("kind: RolloutPolicy\n", "document 1: cannot be used\n"),
+        (f"{BARE}spec: {{steps: [{{nodes: 1}}]}}\n", "  apiVersion: linnet.dev/v1alpha1 is needed"),
+        (
+            f"{HEAD}spec: {{steps: [{{nodes: 1}}], judge: {{compare: "
+            "[{name: e, signal: Errors}, {name: e, signal: Wrong}]}}\n",
+            "  spec.judge.compare e: there are two of that name\n",
+        ),
         (f"---\n---\n7\n---\n[1]\n---\n{HEAD}spec: [1]\n", "a: cannot be used\n  spec: a map"),
         (f"{HEAD}spec: hello\n", "  spec: a map is needed\n"),
         (f"{HEAD}spec: {{steps: 7}}\n", "  spec.steps: Input should be a valid tuple"),
@@ -372,8 +380,19 @@ def test_all_that_is_wrong_with_a_policy_is_said_at_once(linnet, stories, policy
         ("a: *nobody", "undefined alias"),
         ("a: \x07", "special characters are not allowed"),
         (MERGES, "more than 10000 fields are merged"),
+        ("a: {b: 1, c: 2, b: 3}", "the field b stands twice"),
     ],
-    ids=["deep", "deep field", "no date", "no bool", "no time", "no anchor", "bell", "merges"],
+    ids=[
+        "deep",
+        "deep field",
+        "no date",
+        "no bool",
+        "no time",
+        "no anchor",
+        "bell",
+        "merges",
+        "twice",
+    ],
 )
 def test_what_is_no_yaml_is_said_with_the_file(text, says, linnet, stories, tmp_path):
     path = tmp_path / "policy.yaml"
@@ -385,3 +404,19 @@ def test_what_is_no_yaml_is_said_with_the_file(text, says, linnet, stories, tmp_
     assert outcome.err.startswith(f"linnet: {path} cannot be read: ")
     assert says in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_field_may_replace_what_is_merged(linnet, stories, policy):
+    path = Path(policy())
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}---\na: &a {{x: 1}}\nb: &b {{<<: *a, x: 2}}\nc: {{<<: *b, x: 3}}\n")
+
+    assert linnet(stories["first-rollout"]().kube(), "lint", str(path), "--offline").code == Exit.OK
+
+
+@pytest.mark.parametrize("more", [("--prometheus", "http://x"), ("--deployment", "digits")])
+def test_offline_takes_nothing_that_needs_a_cluster(linnet, stories, policy, more):
+    outcome = linnet(stories["first-rollout"]().kube(), "lint", policy(), "--offline", *more)
+
+    assert (outcome.code, outcome.out) == (Exit.USAGE, "")
+    assert "--offline reads the file alone" in outcome.err

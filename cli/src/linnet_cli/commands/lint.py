@@ -13,7 +13,7 @@ from pathlib import Path
 from linnet_api.durations import parse_duration
 from linnet_api.rollout_policy import RolloutPolicySpec
 from linnet_cli.contract import DEPLOYMENTS, NODE_MODELS, collection_path
-from linnet_cli.errors import CliError, ForbiddenError, NotFoundError
+from linnet_cli.errors import CliError, ForbiddenError, NotFoundError, UsageError
 from linnet_cli.exits import Exit
 from linnet_cli.kube import Json, Kube
 from linnet_cli.linting import Traffic, lint_fleet
@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, world: World) -> int:
     """Print what is wrong, and what would be seen; 1 where a policy cannot be used."""
+    if args.offline and (args.prometheus or args.deployment):
+        raise UsageError("--offline reads the file alone: without --prometheus and --deployment")
     code = Exit.OK
     for name, spec, problems in read_policies(Path(args.file)):
         if spec is None or problems:
