@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from linnet_api.rollout_policy import Judge, RolloutPolicySpec, Step
-from linnet_testbed.simulator import FleetSimulator
+from linnet_api.rollout_policy import History, Judge, RolloutPolicySpec, Step
+from linnet_testbed.simulator import FleetSimulator, digest_of
 
 pytestmark = pytest.mark.slow
 
@@ -70,3 +70,47 @@ def test_what_is_as_the_policy_says_needs_no_word():
     said = baking(policy(1, "100%"), nodes=4)
 
     assert not any(word in said for word in ("are one", "control", "edited"))
+
+
+class Wordy(FleetSimulator):
+    """A metrics source with so much to say that it fits no field of a status."""
+
+    def _assess(self, request):
+        verdict, message, requests = super()._assess(request)
+        return verdict, f"{message} {'and so on ' * 500}", requests
+
+
+@pytest.mark.parametrize("metrics", ["honest", "absent"])
+def test_a_look_with_more_to_say_than_a_status_holds_is_cut_and_stops_nothing(metrics):
+    rules = RolloutPolicySpec(
+        steps=(Step(nodes="100%", bake="30s"),),
+        judge=Judge(interval="2s", history=History(window="10s"), decide_within="1m"),
+    )
+    fleet = Wordy(seed=1, nodes=4, policy=rules, source=ONE)
+    run_until(fleet, fleet.is_quiet)
+    fleet.set_source(TWO)
+    run_until(fleet, lambda: fleet.rollout.spec.from_ and fleet.rollout.status.step == 1)
+    fleet.metrics = metrics
+
+    run_until(fleet, lambda: "and so on" in fleet.status.waiting_for.message)
+    assert len(fleet.status.waiting_for.message) == 2048
+    fleet.metrics = "honest"
+
+    run_until(fleet, lambda: fleet.phase == "Completed")
+
+
+def test_what_a_person_can_do_is_said_however_long_the_reason_is():
+    rules = policy("100%").model_copy(
+        update={"judge": Judge(interval="2s", history=History(window="10s"))}
+    )
+    fleet = Wordy(seed=1, nodes=4, policy=rules, source=ONE)
+    run_until(fleet, fleet.is_quiet)
+    fleet.policy = rules.model_copy(update={"on_bad": "Pause"})
+    fleet.bad.add(digest_of(TWO))
+    fleet.set_source(TWO)
+
+    run_until(fleet, lambda: fleet.phase == "Waiting")
+
+    assert fleet.status.waiting_for.message.endswith(
+        "decide: linnet promote digits, or linnet abort digits"
+    )

@@ -158,7 +158,8 @@ def _waiting(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
     step = coming[0] if coming else status.step
     name = turn.deployment.name
     if is_asking(status):
-        message = status.decisions[-1].message if status.decisions else ""
+        # What to do stands at the end, and shall not be cut off.
+        message = status.decisions[-1].message[:1800] if status.decisions else ""
         return _wait(
             WaitReason.DECISION,
             f"a person: {status.verdict}",
@@ -278,12 +279,8 @@ def _baking(turn: Turn, status: ModelRolloutStatus) -> WaitingFor:
             text = f"step {status.step} stands still at {short}: too many of its nodes are missing"
             return _wait(WaitReason.BAKING, short, text + said)
         ends = step.baking_since + whole - timedelta(seconds=step.baked_seconds)
-        return WaitingFor(
-            reason=WaitReason.BAKING,
-            short=short,
-            message=f"step {status.step} bakes: {short}{said}",
-            until=ends.replace(microsecond=0),
-        )
+        text = f"step {status.step} bakes: {short}{said}"
+        return _wait(WaitReason.BAKING, short, text, until=ends.replace(microsecond=0))
     if gate.reason in (WaitReason.BAKING, WaitReason.ACTIVATING):
         return _activating(turn, status)
     short = evidence.short if evidence is not None and evidence.short else str(gate.verdict)
@@ -555,8 +552,10 @@ def _revision_status(revision: RevisionRef | None) -> RevisionStatus | None:
     )
 
 
-def _wait(reason: WaitReason, short: str, message: str) -> WaitingFor:
-    return WaitingFor(reason=reason.value, short=short[:40], message=message[:2048])
+def _wait(
+    reason: WaitReason, short: str, message: str, *, until: datetime | None = None
+) -> WaitingFor:
+    return WaitingFor(reason=reason.value, short=short[:40], message=message[:2048], until=until)
 
 
 def _tenths(done: timedelta, whole: timedelta) -> timedelta:
