@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 OLD = "0123456789"
 POLICY = """
+apiVersion: linnet.dev/v1alpha1
 kind: RolloutPolicy
 metadata: {name: careful}
 spec:
