@@ -103,7 +103,7 @@ def read_served(text: str) -> Mapping[str, Mapping[str, Served]]:
         return _NO_SERVED
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _NO_SERVED
     if not isinstance(said, dict):
         return _NO_SERVED

@@ -57,7 +57,8 @@ class Resolver:
             raise SourceUnavailableError(
                 f"{via} did not answer within {_TIMEOUT.total:.0f} s"
             ) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
+            # The last two: a token service that answers anything at all.
             raise SourceUnavailableError(f"{via} cannot be reached: {error}") from error
         if status == 404:
             raise SourceNotFoundError(f"{via} has no {parsed.name}:{parsed.reference} (404)")
@@ -110,7 +111,7 @@ def _require_manifest(raw: bytes, *, via: str) -> None:
         )
     try:
         parsed = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceUnavailableError(f"{via} answered something that is no manifest") from error
     if not isinstance(parsed, dict) or not ("layers" in parsed or "manifests" in parsed):
         raise SourceUnavailableError(f"{via} answered JSON that is no manifest")

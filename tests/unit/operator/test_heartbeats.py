@@ -86,6 +86,8 @@ def test_counts_are_read_by_deployment_and_revision():
     [
         "",
         "{",
+        # One captured agent would stop every deployment's turns.
+        pytest.param("[" * 100_000, id="too deep"),
         "[]",
         '{"factory/digits/abc": 5}',
         '{"factory/digits/abc": [1]}',

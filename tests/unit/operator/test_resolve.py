@@ -62,6 +62,7 @@ async def test_a_tag_is_the_digest_of_the_bytes_not_of_a_header(resolver, regist
         pytest.param(500, b"", SourceUnavailableError, "500", id="the registry is ill"),
         pytest.param(302, b"", SourceUnavailableError, "302", id="a redirect is not followed"),
         pytest.param(200, b"<html>", SourceUnavailableError, "no manifest", id="a login page"),
+        pytest.param(200, b"[" * 10**6, SourceUnavailableError, "no manifest", id="too deep"),
         pytest.param(200, b"{}", SourceUnavailableError, "no manifest", id="some other JSON"),
         pytest.param(
             200, b"x" * (4 * 1024 * 1024 + 1), SourceUnavailableError, "more than", id="too large"
@@ -76,6 +77,42 @@ async def test_a_failure_names_host_and_status(resolver, registry, status, body,
 
     assert "registry.testbed" in str(caught.value)
     assert caught.value.remedy
+
+
+class TokenService:
+    """A session whose token service answers 200 and no JSON; all else is the registry's."""
+
+    def __init__(self, session, page):
+        self._session, self._page = session, page
+
+    def get(self, url, **how):
+        url = self._page if str(url).startswith("https://tokens.") else url
+        return self._session.get(url, **how)
+
+
+@pytest.mark.parametrize("page", [b"<html>log in</html>", b"[" * 10**6], ids=["login", "too deep"])
+async def test_a_token_service_that_answers_anything_is_a_failure_and_no_end(registry, page):
+    registry.status = 401
+    registry.headers = {"WWW-Authenticate": 'Bearer realm="https://tokens.test/",service="r"'}
+    application, tokens = web.Application(), web.Application()
+    application.router.add_get("/{path:.*}", registry.handle)
+
+    async def answer(_request):
+        return web.Response(body=page)
+
+    tokens.router.add_get("/{path:.*}", answer)
+    async with (
+        TestServer(application) as server,
+        TestServer(tokens) as other,
+        aiohttp.ClientSession() as session,
+    ):
+        resolver = Resolver(
+            TokenService(session, f"http://127.0.0.1:{other.port}/"),
+            mirrors={"registry.testbed": f"http://127.0.0.1:{server.port}"},
+        )
+
+        with pytest.raises(SourceUnavailableError, match=r"registry.testbed"):
+            await resolver.resolve("oci://registry.testbed/models/digits:1.0")
 
 
 async def test_a_registry_that_is_down_is_named():
