@@ -4,9 +4,16 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from linnet_operator.judge.assess import MetricInputs, StepInputs, ThresholdInputs, assess
+from linnet_operator.judge.assess import (
+    MetricInputs,
+    StepInputs,
+    ThresholdInputs,
+    _slowest,
+    assess,
+)
 from linnet_operator.judge.compare import combine
 from linnet_operator.judge.learned import learn
+from linnet_operator.judge.power import Power
 from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec
 from linnet_operator.judge.verdicts import Verdict
 
@@ -65,6 +72,7 @@ def test_a_bad_step_fails_and_names_the_metric(step, metric):
     assert result.verdict is Verdict.FAIL
     assert result.short == "harm seen in wrong"
     assert result.message.startswith("wrong: 3000 of 15000 labelled answers were wrong")
+    assert result.message.endswith(", line 400"), "4 steps at 1 %"
     assert result.log_e >= result.line
 
 
@@ -227,6 +235,38 @@ def test_an_undecided_step_says_what_it_needs(step, fleet):
     assert result.power is not None
     assert result.short.startswith("needs about")
     assert len(result.short) <= 40
+
+
+def test_a_sentence_names_who_does_not_report_and_who_has_no_requests(step, metric, fleet):
+    whole = metric()
+    lacking = dataclasses.replace(
+        whole,
+        candidates=(*whole.candidates[:4], fleet.count(4, 0.0, 0.0)),
+        stable=(*whole.stable[:4], fleet.count(9, None, None)),
+    )
+
+    result = assess(step(lacking))
+
+    assert result.verdict is Verdict.PASS
+    assert "without the stable edge-09, which do not report" in result.message
+    assert result.message.endswith("without requests: edge-04")
+
+
+def test_a_rise_that_is_excluded_is_no_pass_where_a_smaller_one_is_likelier_than_none(step, metric):
+    result = assess(step(metric(per_node=[50.0] * 4)))
+
+    assert result.verdict is Verdict.UNDECIDED
+    assert "is excluded, but a smaller one is likelier than none" in result.message
+
+
+def test_a_step_waits_for_its_slowest_metric():
+    soon = Power(decidable=True, requests=900.0, seconds=10.0)
+    late = Power(decidable=True, requests=9.0, seconds=90.0)
+    never = Power(decidable=False, requests=None, seconds=None)
+
+    assert _slowest([soon, late]) is _slowest([late, soon]) is late
+    assert _slowest([late, never, soon]) is never
+    assert _slowest([]) is None
 
 
 def test_more_metrics_never_mean_more_false_alarms(step, metric):

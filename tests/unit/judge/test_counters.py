@@ -63,14 +63,32 @@ def test_history_is_of_the_stable_revision_alone():
         },
     )
 
-    first, second = node_histories(counts, None, revision="stable", nodes=["b", "a"])
+    fine = Counts(
+        times_s=(16.0, 18.0, 20.0, 22.0),
+        by_node_revision={
+            ("a", "stable"): ((1.0, 20.0), (1.0, 27.0), None, (1.0, 30.0)),
+            ("a", "other"): ((0.0, 0.0), (9.0, 10.0), (9.0, 10.0), (9.0, 11.0)),
+        },
+    )
 
+    first, second = node_histories(counts, fine, revision="stable", nodes=["b", "a"])
+
+    assert (first.node, second.node) == ("a", "b")
     assert first.windows == ((1.0, 10.0), (0.0, 20.0))
-    assert second.windows == (None, None)
+    assert first.recent == ((0.0, 7.0),)
+    assert (second.windows, second.recent) == ((None, None), ())
+    assert node_histories(counts, None, revision="stable", nodes=["a"])[0].recent == ()
 
 
 def test_a_node_that_does_not_report_has_no_count():
-    counts = Counts(times_s=(0.0, 1.0), by_node_revision={("a", "r"): (None, (1.0, 5.0))})
+    counts = Counts(
+        times_s=(0.0, 1.0),
+        by_node_revision={
+            ("a", "other"): ((0.0, 0.0), (7.0, 7.0)),
+            ("a", "r"): (None, (1.0, 5.0)),
+            ("b", "other"): ((0.0, 0.0), (7.0, 7.0)),
+        },
+    )
 
     a, b = node_counts(
         counts, revision="r", seconds_by_node={"b": 9.0, "a": 9.0}, born_at_zero=True

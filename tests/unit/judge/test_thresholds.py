@@ -25,6 +25,7 @@ def samples(*values):
         pytest.param([80.0], Verdict.PASS, id="within"),
         pytest.param([85.0], Verdict.PASS, id="at the limit"),
         pytest.param([90.0], Verdict.UNDECIDED, id="beyond, within the failure limit"),
+        pytest.param([90.0, 90.0], Verdict.UNDECIDED, id="beyond, as often as is tolerated"),
         pytest.param([90.0, 90.0, 90.0], Verdict.FAIL, id="beyond, too often in a row"),
         pytest.param([90.0, 90.0, 90.0, 80.0], Verdict.FAIL, id="a fail stays a fail"),
         pytest.param([90.0, 80.0, 90.0, 80.0, 90.0], Verdict.UNDECIDED, id="never in a row"),
@@ -40,6 +41,19 @@ def test_several_series_are_never_a_pass():
     two = ThresholdSample(at_s=1.0, value=1.0, series=2, problem="two")
 
     assert judge_threshold(HOT, [two]).verdict is Verdict.PARTIAL
+
+
+def test_several_series_condemn_nobody_whatever_value_is_shown_of_them():
+    several = [ThresholdSample(at_s=float(at), value=99.0, series=2) for at in range(9)]
+
+    look = judge_threshold(HOT, [*several, *samples(80.0)])
+
+    assert (look.bad, look.measured) == (0, 1)
+
+
+@pytest.mark.parametrize("limit", [{"maximum": "nan"}, {"minimum": "nan"}], ids=str)
+def test_a_limit_that_is_no_number_lets_nothing_pass(limit):
+    assert judge_threshold(ThresholdSpec(name="t", **limit), samples(1.0)).verdict is Verdict.FAIL
 
 
 def test_a_warning_beside_a_good_value_is_not_a_pass():
@@ -104,6 +118,16 @@ def test_missing_samples_in_a_row_give_up_but_never_condemn():
     assert (tolerated.verdict, tolerated.gave_up) == (Verdict.NO_DATA, False)
     assert (too_many.verdict, too_many.gave_up) == (Verdict.NO_DATA, True)
     assert (again.missing_in_a_row, again.gave_up) == (4, False)
+    none = ThresholdSpec(name="t", maximum="85", consecutive_error_limit=0)
+    assert judge_threshold(none, samples(80.0, None)).gave_up
+    assert not judge_threshold(none, samples(None, 80.0)).gave_up
+
+
+def test_a_limit_was_broken_when_it_was_broken_first():
+    look = judge_threshold(HOT, samples(90.0, 90.0, 91.0, 92.0, 80.0))
+
+    assert look.failed_at_s == 2.0
+    assert look.message == ("temperature: 91 is beyond the limit (at most 85), 3 times in a row")
 
 
 def test_the_order_in_which_samples_come_does_not_matter():
