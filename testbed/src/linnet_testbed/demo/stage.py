@@ -254,7 +254,8 @@ def _news(line: str) -> str:
 
 def _nodes_of(status: dict[str, Any]) -> str:
     steps = status.get("steps") or []
-    if not steps:
+    # Behind the last step the controls come as well, which no step has counted.
+    if not steps or status.get("phase") in {"Finishing", "Completed"}:
         return ""
     return f"nodes {steps[-1].get('nodes', 0)}/{steps[-1].get('quota', 0)}"
 
