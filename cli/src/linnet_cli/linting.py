@@ -41,6 +41,7 @@ class Traffic:
         learned: Comparison -> what its past shows.
         samples: Threshold -> its value now.
         problem: Why there is no past; empty where there is.
+        asked: A Prometheus was asked for it.
     """
 
     deployment: str
@@ -51,6 +52,7 @@ class Traffic:
     learned: Mapping[str, Learned] = field(default_factory=dict[str, Learned])
     samples: Mapping[str, ThresholdSample] = field(default_factory=dict[str, ThresholdSample])
     problem: str = ""
+    asked: bool = False
 
 
 def lint_fleet(policy: RolloutPolicySpec, traffic: Traffic) -> tuple[list[str], list[str]]:
@@ -72,7 +74,9 @@ def lint_fleet(policy: RolloutPolicySpec, traffic: Traffic) -> tuple[list[str], 
         text for each in policy.judge.thresholds for step in steps for text in _late(each, step)
     ]
     for threshold in policy.judge.thresholds:
-        line, warning = _threshold(threshold, traffic.samples.get(threshold.name))
+        line, warning = _threshold(
+            threshold, traffic.samples.get(threshold.name), asked=traffic.asked
+        )
         lines.append(_INDENT + line)
         warnings += [warning] if warning else []
     return lines, list(dict.fromkeys(warnings))
@@ -191,11 +195,16 @@ def _late(threshold: Threshold, step: StepAhead) -> list[str]:
     return []
 
 
-def _threshold(threshold: Threshold, sample: ThresholdSample | None) -> tuple[str, str]:
+def _threshold(
+    threshold: Threshold, sample: ThresholdSample | None, *, asked: bool
+) -> tuple[str, str]:
     dry = " (dry run)" if threshold.dry_run else ""
     name = f"threshold {threshold.name}{dry}"
     if sample is None:
-        return f"{name}: not asked; --prometheus URL asks for its value now", ""
+        why = (
+            "as the past could not be read" if asked else "--prometheus URL asks for its value now"
+        )
+        return f"{name}: not asked; {why}", ""
     spec = threshold_spec(threshold)
     look = judge_threshold(spec, [sample])
     if look.measured and look.bad:

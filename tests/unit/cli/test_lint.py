@@ -420,3 +420,30 @@ def test_offline_takes_nothing_that_needs_a_cluster(linnet, stories, policy, mor
 
     assert (outcome.code, outcome.out) == (Exit.USAGE, "")
     assert "--offline reads the file alone" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--prometheus", ""), "an address is needed"),
+        (("--prometheus", "prometheus:9090"), "an address is needed"),
+        (("--prometheus", "http://"), "an address is needed"),
+        (("--prometheus", "ftp://prometheus"), "an address is needed"),
+        (("--prometheus", "http://[::1"), "an address is needed"),
+        (("--prometheus", "http://prometheus:99999"), "an address is needed"),
+        (("--prometheus-auth", "/etc/linnet"), "--prometheus-auth goes with --prometheus"),
+    ],
+)
+def test_what_is_no_address_is_misuse(linnet, settled, policy, flags, says):
+    outcome = linnet(settled(past()), "lint", policy(), *flags)
+
+    assert (outcome.code, outcome.out) == (Exit.USAGE, "")
+    assert says in outcome.err
+
+
+def test_a_threshold_is_not_told_to_ask_a_prometheus_that_does_not_answer(linnet, settled, policy):
+    path = policy(thresholds='[{name: hot, query: up, max: "1"}]')
+    outcome = linnet(settled(past()), "lint", path, "--prometheus", "http://127.0.0.1:1")
+
+    assert "hot: not asked; as the past could not be read" in outcome.out
+    assert "http://127.0.0.1:1/api/v1/query cannot be reached" in outcome.out

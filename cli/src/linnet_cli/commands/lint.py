@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from linnet_api.durations import parse_duration
 from linnet_api.rollout_policy import RolloutPolicySpec
@@ -45,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, world: World) -> int:
     """Print what is wrong, and what would be seen; 1 where a policy cannot be used."""
-    if args.offline and (args.prometheus or args.deployment):
-        raise UsageError("--offline reads the file alone: without --prometheus and --deployment")
+    _check(args)
     code = Exit.OK
     for name, spec, problems in read_policies(Path(args.file)):
         if spec is None or problems:
@@ -57,6 +57,30 @@ def run(args: argparse.Namespace, world: World) -> int:
         if not args.offline:
             _lint_fleets(name, spec, args, world)
     return code
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Check what goes together.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if args.offline and (args.prometheus is not None or args.deployment is not None):
+        raise UsageError("--offline reads the file alone: without --prometheus and --deployment")
+    if args.prometheus is None:
+        if args.prometheus_auth is not None:
+            raise UsageError("--prometheus-auth goes with --prometheus")
+    elif not _is_http_address(args.prometheus):
+        raise UsageError("--prometheus: an address is needed, as http://prometheus.monitoring:9090")
+
+
+def _is_http_address(text: str) -> bool:
+    try:
+        address = urlsplit(text)
+        port = address.port
+    except ValueError:
+        return False
+    return address.scheme in ("http", "https") and bool(address.hostname) and port != 0
 
 
 def _lint_fleets(
@@ -98,7 +122,7 @@ def _traffic(
     )
     if not known.stable:
         return replace(known, problem="no revision is served yet, so there is no past")
-    if not args.prometheus:
+    if args.prometheus is None:
         return _as_last_learned(kube, deployment, known, spec)
     subject = Subject(
         namespace=metadata["namespace"],
@@ -107,6 +131,7 @@ def _traffic(
         model=str((deployment["spec"].get("serving") or {}).get("name") or metadata["name"]),
         versions={str(stable.get("number")): known.stable},
     )
+    known = replace(known, asked=True)
     return asyncio.run(_as_measured(args, subject, known, spec, now=now))
 
 
