@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from linnet_operator.judge.compare import Detect
-from linnet_operator.judge.power import forecast, say_duration
+from linnet_operator.judge.learned import learn
+from linnet_operator.judge.power import Power, forecast, say_duration
 from linnet_operator.judge.verdicts import Verdict
 
 WANTED = Detect(factor=3, floor=0.05)
@@ -18,19 +21,31 @@ def ask(fleet, candidates, stable, **more):
     )
 
 
-def test_what_the_forecast_asks_for_is_enough_and_not_far_too_much(fleet):
-    stable = [fleet.count(index, 1.0, 100.0, 10.0) for index in range(1, 10)]
-    power = ask(fleet, [fleet.count(0, 1.0, 100.0, 10.0)], stable)
-    assert power.decidable
+# Failures of a node come together in one scrape interval of five, or evenly.
+EVEN, TOGETHER = ((0.2, 20.0),) * 5, ((6.0, 20.0), *((0.0, 20.0),) * 9)
+
+
+@pytest.mark.parametrize("recent", [EVEN, TOGETHER], ids=["even", "bursts"])
+@pytest.mark.parametrize("slower", [1.0, 1000.0])
+def test_what_the_forecast_asks_for_is_enough_and_not_far_too_much(fleet, recent, slower):
+    """However slow the traffic: bursts average out with scrape intervals, not with seconds."""
+    history = [replace(node, recent=recent) for node in fleet.history()]
+    learned = learn(history, interval_s=slower, window_s=10 * slower)
+    stable = [fleet.count(index, 1.0, 100.0, 10.0 * slower) for index in range(1, 10)]
+    candidates = [fleet.count(0, 1.0, 100.0, 10.0 * slower)]
+
+    power = ask(fleet, candidates, stable, learned=learned)
+
     assert power.requests is not None
+    assert power.seconds == pytest.approx(power.requests / 10 * slower, rel=0.05)
 
     def verdict(requests):
         n = 100.0 + requests
-        later = [fleet.count(index, n / 100, n, n / 10) for index in range(10)]
-        return fleet.look(later[:1], later[1:], detect=WANTED).verdict
+        later = [fleet.count(index, n / 100, n, n / 10 * slower) for index in range(10)]
+        return fleet.look(later[:1], later[1:], learned=learned, detect=WANTED).verdict
 
-    assert verdict(power.requests * 1.1) is Verdict.PASS
-    assert verdict(power.requests * 0.5) is Verdict.UNDECIDED
+    assert verdict(power.requests * 1.05) is Verdict.PASS
+    assert verdict(power.requests * 0.85) is Verdict.UNDECIDED
 
 
 def test_before_a_rollout_the_rate_of_the_history_is_todays(fleet):
@@ -45,11 +60,24 @@ def test_before_a_rollout_the_rate_of_the_history_is_todays(fleet):
 
 def test_without_any_traffic_there_is_no_time_to_tell(fleet):
     rows = [fleet.count(index, 0.0, 0.0, 0.0) for index in range(10)]
-    learned = fleet.learned(failures=0.0, requests=0.0)
+    learned = replace(fleet.learned(), requests_per_s=0.0)
 
-    power = ask(fleet, rows[:1], rows[1:], learned=learned, detect=Detect(factor=3, floor=0.5))
+    power = ask(fleet, rows[:1], rows[1:], learned=learned)
 
-    assert power.seconds is None
+    assert (power.decidable, power.seconds) == (True, None)
+    assert power.sentence.endswith("there is no traffic to say how long that takes")
+
+
+def test_where_nobody_serves_the_candidate_nothing_can_be_decided(fleet):
+    rows = [fleet.count(index, 1.0, 100.0, 10.0) for index in range(10)]
+
+    assert not ask(fleet, [], rows).decidable
+
+
+def test_a_forecast_is_said_with_two_figures_that_count():
+    assert Power(decidable=True, requests=12_345.0, seconds=61.0).sentence == (
+        "needs about 12 000 more requests, 61s at today's rate"
+    )
 
 
 def test_a_ratio_near_zero_can_never_be_decided(fleet):
