@@ -1,5 +1,7 @@
 import gzip
 import json
+import random  # noqa: TID251 - seeded
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from linnet_operator.evidence import (
     recompute,
 )
 from linnet_operator.judge.assess import MetricInputs, StepInputs, ThresholdInputs, assess
+from linnet_operator.judge.compare import Detect
 from linnet_operator.judge.thresholds import ThresholdSample, ThresholdSpec
 
 
@@ -66,18 +69,96 @@ def test_the_same_look_gives_the_same_bytes(fleet):
     second = make_record(inputs, assess(inputs), about={"a": 2, "b": 1})
 
     assert first == second
+    assert first.compressed[4:8] == bytes(4), "gzip's time of writing"
 
 
-def test_a_changed_count_or_verdict_is_found(fleet):
+def differences(record, change):
+    value = json.loads(record.canonical)
+    change(value)
+    return recompute(json.dumps(value).encode()).differences
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        pytest.param(lambda said: said.update(verdict="Pass"), "verdict", id="the verdict"),
+        pytest.param(lambda said: said.update(log_e=0.5), "log_e", id="a figure"),
+        pytest.param(lambda said: said.pop("line"), "line", id="a figure is gone"),
+        pytest.param(lambda said: said.update(note="fine"), "note", id="one more"),
+        pytest.param(
+            lambda said: said["metrics"][0]["look"]["candidates"][2].update(failures=0.0),
+            "metrics[0].look.candidates[2].failures",
+            id="deep inside",
+        ),
+        pytest.param(lambda said: said["metrics"].pop(), "metrics", id="a metric is gone"),
+    ],
+)
+def test_whatever_was_changed_of_what_the_judge_said_is_found_where_it_stands(fleet, change, where):
     inputs = inputs_of(fleet, [3.0])
     record = make_record(inputs, assess(inputs), about={})
-    value = json.loads(record.canonical)
-    value["assessment"]["verdict"] = "Pass"
-    value["inputs"]["metrics"][0]["candidates"]["failures"][0] = 250
 
-    differences = recompute(json.dumps(value).encode()).differences
+    found = differences(record, lambda value: change(value["assessment"]))
 
-    assert "assessment.log_e" in differences
+    assert found == (f"assessment.{where}",)
+
+
+def test_a_changed_count_is_found(fleet):
+    inputs = inputs_of(fleet, [3.0])
+    record = make_record(inputs, assess(inputs), about={})
+
+    def more_failures(value):
+        value["inputs"]["metrics"][0]["candidates"]["failures"][0] = 250
+
+    assert "assessment.log_e" in differences(record, more_failures)
+
+
+def test_a_record_holds_all_that_the_judge_was_given(fleet):
+    (metric,) = inputs_of(fleet, [3.0]).metrics
+    rows = (
+        fleet.count(0, None, None, domain="nano"),
+        fleet.count(1, 3.0, 300.0, 59.5, domain="orin"),
+    )
+    spec = ThresholdSpec(
+        name="heat",
+        maximum="85",
+        minimum="-5",
+        failure_limit=2,
+        consecutive_failure_limit=1,
+        consecutive_error_limit=0,
+        dry_run=True,
+    )
+    samples = (ThresholdSample(at_s=1.5, value=None, series=2, problem="two"),)
+    inputs = StepInputs(
+        metrics=(
+            replace(metric, candidates=rows, partial="a store is down"),
+            replace(metric, name="slow", signal="Slow", learned=None, no_data="down"),
+        ),
+        thresholds=(ThresholdInputs(spec=spec, samples=samples),),
+        alpha=0.05,
+        steps=7,
+        detect=Detect(factor=2.5, floor=0.02),
+        required_windows=3,
+        proceed_without_history=True,
+    )
+
+    assert recompute(make_record(inputs, assess(inputs), about={}).compressed).inputs == inputs
+
+
+def test_what_is_no_number_is_written_as_nothing_and_never_as_zero(fleet):
+    inputs = inputs_of(fleet, [float("nan")])
+
+    again = recompute(make_record(inputs, assess(inputs), about={}).compressed).inputs
+
+    assert {row.failures for row in again.metrics[0].candidates} == {None}
+    assert again.thresholds[0].samples[0].value is None
+
+
+def test_a_record_that_is_too_large_is_refused_and_not_cut(fleet):
+    inputs = inputs_of(fleet, [3.0])
+    noise = random.Random(1).randbytes(LARGEST_COMPRESSED_BYTES + 10_000).hex()  # noqa: S311 - seeded
+
+    with pytest.raises(EvidenceRecordError, match="bytes compressed, more than 700000"):
+        make_record(inputs, assess(inputs), about={"noise": noise})
 
 
 def test_the_config_map_is_immutable_and_names_its_hash(fleet):
