@@ -30,9 +30,9 @@ from linnet_operator.completeness import holders_of, say_partial
 from linnet_operator.errors import KubeError
 from linnet_operator.evidence import EvidenceRecord, EvidenceRecordError, read_config_map
 from linnet_operator.history import incomplete, read_histories, say_readiness, unreadable
-from linnet_operator.judge.assess import MetricInputs, StepInputs
+from linnet_operator.judge.assess import MetricInputs
 from linnet_operator.judge.compare import NodeCount
-from linnet_operator.judge.counters import Counts, node_counts
+from linnet_operator.judge.counters import Counts, node_counts, with_first
 from linnet_operator.judge.learned import Learned
 from linnet_operator.kube import (
     CONFIG_MAPS,
@@ -47,8 +47,7 @@ from linnet_operator.learning import (
     learn_all,
     read_learned,
 )
-from linnet_operator.metrics import PLACEBO, PLACEBO_ALARM, PLACEBO_ALLOWED
-from linnet_operator.placebo import PlaceboTally, groups_by_lot, judge_placebo
+from linnet_operator.placebo_watch import PlaceboWatch
 from linnet_operator.planner.model import (
     DeploymentView,
     Evidence,
@@ -56,13 +55,15 @@ from linnet_operator.planner.model import (
     LookKind,
 )
 from linnet_operator.presets import Signal, Subject
-from linnet_operator.prometheus import MetricsSource, ScrapeTime, step_times
+from linnet_operator.prometheus import MetricsSource, ScrapeTime, fixed_times, step_times
 from linnet_operator.sampling import Sampler
 from linnet_operator.templates import asked, fill_in, words_of
 from linnet_operator.terms import signal_of, step_template
 
 log = logging.getLogger(__name__)
 
+_LOOK_BACK: Final = timedelta(minutes=30)
+_LOOK_BACK_STEP: Final = timedelta(minutes=1)
 _SHORTEST_LAG: Final = timedelta(seconds=5)
 _ERRORS: Final = Signal(kind="Errors")
 
@@ -88,6 +89,10 @@ class _Memory:
     learned: Mapping[str, Learned] | None = None
     step: int = 0
     sampler: Sampler = field(default_factory=Sampler)
+    # What was counted before a time, by signal: it does not change any more.
+    before: dict[tuple[Signal, datetime], Counts] = field(
+        default_factory=dict[tuple[Signal, datetime], Counts]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +144,7 @@ class Looks:
         self._sources = sources
         self._clock = clock
         self._memory = _Memory(rollout_uid="")
-        self._placebo = PlaceboTally(alpha=0.01)
-        self._since = clock()
+        self._placebo = PlaceboWatch(workers, since=clock())
 
     async def look(
         self, request: EvidenceRequest, *, deployment: DeploymentView, policy: RolloutPolicySpec
@@ -223,12 +227,12 @@ class Looks:
         start = min(since.values(), default=request.started_at)
         times = step_times(start=start, end=scrape.at, interval=question.interval)
         learned, unlearned = await self._learned_of(question)
-        requests = await _counts(question, _ERRORS, times)
+        requests = await self._counts(question, _ERRORS, times, start=start)
         compares = question.policy.judge.compare if request.baseline else ()
         counted = [
             requests
             if signal_of(compare) == _ERRORS
-            else await _counts(question, signal_of(compare), times)
+            else await self._counts(question, signal_of(compare), times, start=start)
             for compare in compares
         ]
         metrics = [
@@ -272,7 +276,15 @@ class Looks:
                 queries=sorted(queries),
             ),
         )
-        await self._look_at_placebo(question, inputs)
+        await self._placebo.look(
+            inputs,
+            of=(question.deployment.namespace, question.deployment.name),
+            rollout_uid=request.rollout_uid,
+            step=request.step,
+            step_began=self._step_began(question),
+            stable=request.stable,
+            size=len(request.candidates),
+        )
         said = judged.assessment
         evidence = Evidence(
             rollout_uid=request.rollout_uid,
@@ -337,39 +349,28 @@ class Looks:
             ),
         )
 
-    async def _look_at_placebo(self, question: _Question, inputs: StepInputs) -> None:
-        """Judge stable nodes as if they had changed, and tell when that goes wrong too often.
+    async def _counts(
+        self, question: _Question, signal: Signal, times: Sequence[datetime], *, start: datetime
+    ) -> Counts:
+        """Return the counters at ``times``, the first of which is about ``start``.
 
-        Not in a step that began before this process did: its groups have been counted, and what
-        counts twice after each restart is no rate.
+        A revision that was tried before counts on, and a scrape that failed just when it was
+        activated again must not make its whole past look like now: where the candidate's first
+        sample is missing, it is the last one before.
         """
-        request = question.request
-        if self._step_began(question) < self._since:
-            return
-        lot = f"{request.rollout_uid}/{request.step}"
-        groups = groups_by_lot(request.stable, size=len(request.candidates), lot=lot)
-        if not groups or not any(metric.learned for metric in inputs.metrics):
-            return
-        verdicts = await self._workers.run(judge_placebo, inputs, groups)
-        tally = self._placebo
-        tally.alpha = inputs.alpha
-        was_ringing = tally.alarm
-        judged, taken_back = tally.count(request.rollout_uid, request.step, verdicts)
-        labels = (question.deployment.namespace, question.deployment.name)
-        PLACEBO.labels(*labels, "Judged").inc(judged)
-        PLACEBO.labels(*labels, "TakenBack").inc(taken_back)
-        PLACEBO_ALLOWED.labels(*labels).inc(judged * inputs.alpha)
-        PLACEBO_ALARM.labels(*labels).set(tally.alarm)
-        if tally.alarm and not was_ringing:
-            log.warning(
-                "judge.placebo.alarm",
-                extra={
-                    "namespace": labels[0],
-                    "deployment": labels[1],
-                    "reason": f"{tally.taken_back} of {tally.judged} groups of stable "
-                    "nodes would have been taken back although nothing changed",
-                },
-            )
+        counts = await question.source.counts(signal, question.subject, times=times)
+        rows = counts.by_node_revision.items()
+        candidate = question.request.candidate
+        if not any(key[1] == candidate and row[0] is None for key, row in rows):
+            return counts
+        key = (signal, start)
+        if key not in self._memory.before:
+            earlier = fixed_times(start=start - _LOOK_BACK, end=start, step=_LOOK_BACK_STEP)
+            found = await question.source.counts(signal, question.subject, times=earlier)
+            if found.no_data:
+                return replace(counts, no_data=found.no_data)
+            self._memory.before[key] = found
+        return with_first(counts, self._memory.before[key], revision=candidate)
 
     def _sampler_of(self, request: EvidenceRequest) -> Sampler:
         if self._memory.step != request.step:
@@ -456,10 +457,6 @@ def _words_at(
         window=at - min(since.values()),
         nodes=nodes,
     )
-
-
-async def _counts(question: _Question, signal: Signal, times: Sequence[datetime]) -> Counts:
-    return await question.source.counts(signal, question.subject, times=times)
 
 
 def _activations(request: EvidenceRequest, *, until: datetime) -> dict[str, datetime]:

@@ -34,6 +34,8 @@ class Metrics:
         self.scrape = ScrapeTime(at=NOON, nodes=NODES)
         self.since = {(node, OLD): NOON - timedelta(days=1) for node in NODES}
         self.until = {}
+        self.unscraped = ()
+        self.counted = 0
         self.no_data = ""
         self.warnings = ()
         self.failing = 0.01
@@ -47,6 +49,7 @@ class Metrics:
 
     async def counts(self, signal, subject, *, times):
         del subject
+        self.counted += 1
         rows = {
             key: tuple(self._sample(key, born, at) for at in times)
             for key, born in self.since.items()
@@ -61,7 +64,7 @@ class Metrics:
         )
 
     def _sample(self, key, born, at):
-        if at < born:
+        if at < born or at in self.unscraped:
             return None
         requests = round(10 * (min(at, self.until.get(key, at)) - born).total_seconds())
         return float(round(requests * self.failing)), float(requests)
@@ -293,6 +296,26 @@ async def test_thresholds_condemn_also_while_the_frozen_history_cannot_be_read(
     looked = await looks().look(request(), deployment=DEPLOYMENT, policy=heated())
 
     assert looked.evidence.verdict is Verdict.FAIL
+
+
+async def test_a_scrape_that_failed_at_the_activation_does_not_count_an_earlier_attempt(
+    looks, kube, cache, metrics
+):
+    """Tried an hour ago on the same server, whose counters go on; now it is retried."""
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(hours=1)
+    whole = await looks().look(request(), deployment=DEPLOYMENT, policy=policy())
+    metrics.unscraped = (NOON - timedelta(minutes=1),)
+
+    looker = looks()
+    gap = await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+    asked = metrics.counted
+    await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    assert metrics.counted == asked + 1
+    assert whole.evidence.requests == {"edge-1": 600}
+    # The last scrape before was a minute earlier.
+    assert gap.evidence.requests == {"edge-1": 1200}
 
 
 async def test_an_activation_time_of_a_wrong_clock_is_kept_within_the_rollout(

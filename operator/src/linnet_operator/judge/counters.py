@@ -9,7 +9,7 @@ Rules:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import fsum
 
@@ -37,6 +37,30 @@ class Counts:
     warnings: tuple[str, ...] = ()
     no_data: str = ""
     queries: tuple[str, ...] = ()
+
+
+def with_first(counts: Counts, before: Counts, *, revision: str) -> Counts:
+    """Return ``counts`` with a missing first sample of ``revision`` taken from just before it.
+
+    Args:
+        counts: The counters in a range.
+        before: The counters up to its first time; the last sample that there is counts.
+        revision: Whose; other revisions' samples stay as they are.
+    """
+    last = {
+        key: next((sample for sample in reversed(samples) if sample is not None), None)
+        for key, samples in before.by_node_revision.items()
+    }
+    return replace(
+        counts,
+        by_node_revision={
+            key: (last.get(key), *samples[1:])
+            if key[1] == revision and samples[0] is None
+            else samples
+            for key, samples in counts.by_node_revision.items()
+        },
+        warnings=tuple(dict.fromkeys((*counts.warnings, *before.warnings))),
+    )
 
 
 def window_counts(samples: Sequence[Sample]) -> tuple[CountPair | None, ...]:
