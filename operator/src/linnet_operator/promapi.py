@@ -176,9 +176,10 @@ class PrometheusApi:
             ) from error
         except (aiohttp.ClientError, ValueError) as error:
             # ValueError: an address that cannot be asked, such as one with two credentials.
+            besides = ", and the certificates on both sides" if where.startswith("https:") else ""
             raise NoAnswerError(
                 f"{where} cannot be reached ({type(error).__name__}); "
-                "check that Prometheus is up, and the operator's --prometheus address"
+                f"check that Prometheus is up, and the operator's --prometheus address{besides}"
             ) from error
         if status in _NOT_ALLOWED:
             raise NoAnswerError(

@@ -140,6 +140,7 @@ async def test_a_client_certificate_is_shown_and_the_server_is_verified(serve, s
     assert "cannot be reached (ClientConnectorCertificateError)" in unverified
     assert shown == ""
     assert "cannot be reached" in unknown
+    assert "and the certificates on both sides" in unknown
 
 
 @pytest.mark.parametrize(
