@@ -44,12 +44,13 @@ def test_the_lower_bound_is_clopper_and_pearsons(successes, trials, bound):
 
 
 def test_a_repetition_does_not_depend_on_how_the_work_is_cut():
-    scenario = SCENARIOS["good-10-rho02"]
+    scenario = SCENARIOS["bad-10-1to5"]
     whole = run_batch(scenario, 0, 3, "few")
     parts = run_batch(scenario, 0, 1, "few")
     parts.add(run_batch(scenario, 1, 3, "few"))
 
     assert whole == parts
+    assert len(set(whole.alarms[OURS])) == 3, "each has dice of its own"
 
 
 @pytest.mark.slow
