@@ -47,7 +47,6 @@ from linnet_agent.programs import Programs
 from linnet_agent.rehash import Rehash
 from linnet_agent.report import StatusReporter
 from linnet_agent.results import ResultQueue
-from linnet_agent.served import ServedTally
 from linnet_agent.server import ServerClient, ServerView
 from linnet_agent.settings import Settings
 from linnet_agent.store import Checkpoint, ModelKey, Store, no_checkpoint
@@ -254,10 +253,9 @@ class Agent:
             clock=self._clock,
             jitter=self._jitter,
         )
-        tally = ServedTally()
         while True:
             view = await self._read_server()
-            await heartbeat.beat(tally.add({} if view is None else view.served()))
+            await heartbeat.beat({} if view is None else view.served())
             await heartbeat.pause()
 
     async def _read_server(self) -> ServerView | None:

@@ -1,7 +1,7 @@
 """The heartbeat: a Lease of the node's own, which alone says that it is connected.
 
 - Renewed at a fixed beat, with what the node has served since each activation, counted by itself
-  (rule 16).
+  (rule 16). It is read once before it is first written: the counts go on over a restart.
 - It is the probe of the network, too: what it learns ends dead watches, and wakes all who wait for
   the hub.
 """
@@ -16,7 +16,9 @@ from typing import Final
 
 from linnet_agent.errors import HubRefusedError, HubUnavailableError
 from linnet_agent.hub import Hub, Object
+from linnet_agent.served import ServedTally, read_reported
 from linnet_agent.sync import Link
+from linnet_agent.verify.strict_json import as_object
 from linnet_api.names import AGENTS_NAMESPACE, SERVED_ANNOTATION
 
 log = logging.getLogger(__name__)
@@ -67,13 +69,24 @@ class Heartbeat:
         self._beat_s = beat_s
         self._clock = clock
         self._jitter = jitter
+        self._tally = ServedTally()
+        self._has_read = False
 
-    async def beat(self, served: Mapping[str, list[int]]) -> None:
-        """Renew the Lease once, within one beat; where there is none, make it."""
-        body = lease(self._node, beat_s=self._beat_s, now=self._clock(), served=served)
+    async def beat(self, counts: Mapping[str, list[int]]) -> None:
+        """Renew the Lease once, within one beat; where there is none, make it.
+
+        Args:
+            counts: What the server says now of what is active; nothing while it is away.
+        """
+        now = self._clock()
+        self._tally.add(counts)
         try:
             async with asyncio.timeout(max(self._beat_s, 1.0)):
-                await self._write(body)
+                if not self._has_read:
+                    self._tally.go_on_from(await self._read())
+                    self._has_read = True
+                served = self._tally.of(counts)
+                await self._write(lease(self._node, beat_s=self._beat_s, now=now, served=served))
         except (HubUnavailableError, TimeoutError):
             self._link.mark(up=False)
         except HubRefusedError as error:
@@ -85,6 +98,16 @@ class Heartbeat:
     async def pause(self) -> None:
         """Wait for the next beat; a tenth of it is by lot, so that a fleet does not beat as one."""
         await asyncio.sleep(self._beat_s * (0.95 + self._jitter() / 10))
+
+    async def _read(self) -> Mapping[str, list[int]]:
+        """Return what this node has reported before; nothing where it may not be read."""
+        try:
+            found = await self._hub.get(f"{_LEASES}/{self._node}")
+        except HubRefusedError:
+            return {}
+        metadata = as_object(found.get("metadata")) or {}
+        annotations = as_object(metadata.get("annotations")) or {}
+        return read_reported(annotations.get(SERVED_ANNOTATION))
 
     async def _write(self, body: Object) -> None:
         try:

@@ -51,13 +51,34 @@ async def test_a_clock_that_jumps_neither_stops_nor_hastens_the_beat(fake, beats
 
 async def test_a_lease_that_is_not_there_is_made(fake, beats):
     heartbeat, link = beats(NOON)
-    fake.tell(fake.answer({"message": "none"}, status=404), fake.answer({}, status=201))
+    none = fake.answer({"message": "none"}, status=404)
+    fake.tell(none, none, fake.answer({}, status=201))
 
     await heartbeat.beat({"factory/defects/r1": [3, 1]})
 
     made = json.loads(fake.seen("POST")[0].body)
     assert made["metadata"]["annotations"]["linnet.dev/served"] == '{"factory/defects/r1":[3,1]}'
     assert link.up
+
+
+async def test_counts_go_on_from_the_lease_which_is_read_until_it_was_once(fake, beats):
+    heartbeat, _ = beats(NOON)
+    there = lease("edge-1", beat_s=1, now=NOON, served={"factory/defects/r1": [100, 7]})
+    fake.tell(fake.answer({}, status=503), fake.answer(there))
+
+    await heartbeat.beat({"factory/defects/r1": [1, 0]})
+    assert not fake.seen("PATCH")
+    for requests in (3, 4):
+        await heartbeat.beat({"factory/defects/r1": [requests, 0]})
+
+    assert len(fake.seen("GET")) == 2
+    written = [
+        json.loads(request.body)["metadata"]["annotations"] for request in fake.seen("PATCH")
+    ]
+    assert [each["linnet.dev/served"] for each in written] == [
+        '{"factory/defects/r1":[103,7]}',
+        '{"factory/defects/r1":[104,7]}',
+    ]
 
 
 @pytest.mark.parametrize("status", [401, 403, 422])
