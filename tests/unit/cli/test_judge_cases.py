@@ -68,7 +68,7 @@ def test_a_case_without_a_candidate_is_none():
 
 def test_the_table_has_each_figure_in_its_column(tmp_path, capsys):
     path = tmp_path / "case.json"
-    path.write_text(json.dumps([a_case(looks=1), a_case(failures=30, looks=1)]))
+    path.write_text(json.dumps([a_case(looks=1), a_case(failures=90, looks=1)]))
 
     judge.run(Namespace(schema=False, file=str(path), output="table"))
 
