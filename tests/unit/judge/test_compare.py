@@ -121,6 +121,17 @@ def test_every_rise_is_excluded_from_what_is_said_on(fleet, past, ratios, reques
         assert named <= model.seen_rise_ratio
 
 
+def test_the_more_is_counted_the_smaller_is_the_rise_that_is_excluded(fleet):
+    def excluded(requests, worse=1.0):
+        candidates = [fleet.count(index, worse * requests / 100, requests) for index in range(5)]
+        stable = [fleet.count(index, requests / 100, requests) for index in range(5, 10)]
+        return fleet.look(candidates, stable).excluded
+
+    assert excluded(100_000.0) < 2.0 <= excluded(1_000.0)
+    # Never down to the rise that is there.
+    assert excluded(100_000.0, worse=2.0) > 2.0
+
+
 @pytest.mark.parametrize("past", [2.0, 60.0], ids=["of one in a hundred", "of thirty"])
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.6, 0.8, 0.95])
 def test_where_harm_is_plain_nothing_below_it_is_excluded(fleet, past, ratio):

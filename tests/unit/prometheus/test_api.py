@@ -1,5 +1,6 @@
 """The HTTP API: which times are one query, and what of an answer is believed."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -57,6 +58,43 @@ async def test_a_status_that_is_no_success_is_not_believed_whatever_the_body_say
     answers["/api/v1/query"] = (500, {}, success("vector", [ONE]))
 
     assert "answered 500" in (await sample(url, 0)).no_data
+
+
+async def test_an_answer_that_is_too_large_is_not_read_to_its_end(served, monkeypatch):
+    url, answers, _ = served
+    answers["/api/v1/query"] = (200, {}, success("vector", [ONE] * 100))
+    monkeypatch.setattr("linnet_operator.promapi._MOST_BYTES", 1000)
+
+    assert "gave more than 256 MiB; ask for fewer windows" in (await sample(url, 0)).no_data
+
+
+async def test_at_most_four_queries_are_under_way_at_once():
+    under_way, most, four = 0, 0, asyncio.Event()
+
+    async def answer(_):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        if under_way == 4:
+            four.set()
+        await four.wait()
+        under_way -= 1
+        return web.Response(text=success("vector", [ONE]))
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        sampled = await sample(url, *(number**2 for number in range(60)))
+    finally:
+        await runner.cleanup()
+
+    assert [each.value for each in sampled.samples] == [7.0] * 60
+    assert most == 4
 
 
 async def test_a_series_without_a_value_is_none(served):
