@@ -363,14 +363,15 @@ class Looks:
         candidate = question.request.candidate
         if not any(key[1] == candidate and row[0] is None for key, row in rows):
             return counts
-        key = (signal, start)
-        if key not in self._memory.before:
+        before = self._memory.before.get((signal, start))
+        if before is None:
             earlier = fixed_times(start=start - _LOOK_BACK, end=start, step=_LOOK_BACK_STEP)
-            found = await question.source.counts(signal, question.subject, times=earlier)
-            if found.no_data:
-                return replace(counts, no_data=found.no_data)
-            self._memory.before[key] = found
-        return with_first(counts, self._memory.before[key], revision=candidate)
+            before = await question.source.counts(signal, question.subject, times=earlier)
+            if before.no_data:
+                return replace(counts, no_data=before.no_data)
+            if not before.warnings:
+                self._memory.before[signal, start] = before
+        return with_first(counts, before, revision=candidate)
 
     def _sampler_of(self, request: EvidenceRequest) -> Sampler:
         if self._memory.step != request.step:

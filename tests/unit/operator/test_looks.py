@@ -318,6 +318,22 @@ async def test_a_scrape_that_failed_at_the_activation_does_not_count_an_earlier_
     assert gap.evidence.requests == {"edge-1": 1200}
 
 
+async def test_what_was_before_is_asked_again_while_the_source_calls_it_partial(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    metrics.since["edge-1", NEW] = NOON - timedelta(seconds=50)
+    looker = looks()
+    metrics.warnings = ("a store is down",)
+    partial = await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+    metrics.warnings = ()
+
+    whole = await looker.look(request(), deployment=DEPLOYMENT, policy=policy())
+
+    assert partial.evidence.verdict is Verdict.PARTIAL
+    assert whole.evidence.verdict in {Verdict.PASS, Verdict.UNDECIDED}
+
+
 async def test_an_activation_time_of_a_wrong_clock_is_kept_within_the_rollout(
     looks, kube, cache, metrics
 ):
