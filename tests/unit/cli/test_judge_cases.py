@@ -61,6 +61,15 @@ def test_all_requests_may_fail():
     assert verdicts(a_case(failures=100, looks=1)) == ["Fail"]
 
 
+@pytest.mark.parametrize(("steps", "verdict"), [(5, "Undecided"), (1, "Fail")])
+def test_what_is_left_without_the_worst_node_is_measured_at_the_line_of_the_step(steps, verdict):
+    case = {**a_case(candidates=5, looks=1), "steps": steps}
+    for index, node in enumerate(case["nodes"][:5]):
+        node["looks"] = [[68 if index else 2500, 4000]]
+
+    assert verdicts(case) == [verdict]
+
+
 def test_a_case_without_a_candidate_is_none():
     with pytest.raises(CaseError, match=r"^case 2: nodes: none is a candidate$"):
         read_cases(json.dumps([a_case(), a_case(candidates=0)]))

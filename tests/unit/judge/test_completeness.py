@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from linnet_operator.completeness import say_partial
+from linnet_operator.cache import FleetCache
+from linnet_operator.completeness import holders_of, say_partial
 from linnet_operator.judge.counters import Counts
+from linnet_operator.kube import NODE_MODELS
 from linnet_operator.prometheus import ScrapeTime
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -60,3 +62,45 @@ def test_warnings_of_the_source_and_strangers_are_told_together():
 @pytest.mark.parametrize("revision", ["new", "unheard of"])
 def test_who_grows_under_a_revision_that_it_does_not_hold_is_a_stranger(revision):
     assert "ForeignSeries" in partial(stranger=("edge-3", revision))
+
+
+def test_a_node_holds_what_it_was_told_to_and_what_it_reports():
+    """Told, kept for the way back, reported, on its disk, served now and before."""
+    wanted, baseline, reported, on_disk, current, previous = (f"{n:010x}" for n in range(1, 7))
+    digest = f"sha256:{'a' * 64}"
+
+    def having(revision):
+        return {"revision": revision, "artifact": digest, "modelDigest": digest}
+
+    desired = {"state": "Active", **having(wanted), "source": "oci://r"}
+    desired.pop("modelDigest")
+    cache = FleetCache()
+    for node, status in (
+        (
+            "edge-1",
+            {
+                "revision": reported,
+                "onDisk": [on_disk],
+                "current": having(current),
+                "previous": having(previous),
+            },
+        ),
+        ("edge-2", {}),
+    ):
+        metadata = {"name": node, "namespace": "factory", "uid": node, "resourceVersion": "1"}
+        spec = {
+            "deployment": "digits",
+            "node": {"name": node, "uid": "n"},
+            "sequence": 1,
+            "desired": desired,
+        }
+        if status:
+            spec["baseline"] = {"revision": baseline, "artifact": digest}
+        cache.put(NODE_MODELS, {"metadata": metadata, "spec": spec, "status": status})
+
+    holders = holders_of(cache.of_deployment(NODE_MODELS, namespace="factory", deployment="digits"))
+
+    assert holders == {
+        wanted: ["edge-1", "edge-2"],
+        **{held: ["edge-1"] for held in (baseline, reported, on_disk, current, previous)},
+    }
