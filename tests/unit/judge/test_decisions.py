@@ -53,6 +53,15 @@ def test_a_repetition_does_not_depend_on_how_the_work_is_cut():
     assert len(set(whole.alarms[OURS])) == 3, "each has dice of its own"
 
 
+def test_a_rollout_ends_with_its_first_alarm():
+    """What is kept is the share of nodes that had the candidate by then, not in a later step."""
+    outcome = run_batch(SCENARIOS["rollout-1to5"], 0, 3, "few")
+
+    shares = outcome.alarms[OURS]
+    assert len(shares) == 3
+    assert all(share is not None and share <= 0.1 for share in shares)
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_where_it_was():
     scenario = SCENARIOS["good-10-rho02"]

@@ -102,6 +102,14 @@ def test_whatever_was_changed_of_what_the_judge_said_is_found_where_it_stands(fl
     assert found == (f"assessment.{where}",)
 
 
+def test_a_record_of_another_format_is_not_judged(fleet):
+    inputs = inputs_of(fleet, [3.0])
+    record = make_record(inputs, assess(inputs), about={})
+
+    with pytest.raises(EvidenceRecordError, match=r"^format 'v9' is not known"):
+        differences(record, lambda value: value.update(format="v9"))
+
+
 def test_a_changed_count_is_found(fleet):
     inputs = inputs_of(fleet, [3.0])
     record = make_record(inputs, assess(inputs), about={})
