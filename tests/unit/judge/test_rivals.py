@@ -118,7 +118,7 @@ def fine(minutes):
         pytest.param([bad(20), bad(20), fine(20)], None, id="the first of the stable ones"),
         pytest.param([fine(80) + bad(40), fine(120)], 120, id="an hour back, not the whole step"),
         pytest.param(
-            [list(range(6, 16)), [*range(9), 100]], None, id="higher mostly, but not on average"
+            [list(range(8, 18)), [*range(9), 100]], None, id="higher mostly, but not on average"
         ),
         pytest.param([[0] * 20, [0] * 20], None, id="nothing fails"),
     ],
