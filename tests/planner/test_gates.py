@@ -202,6 +202,88 @@ def test_rule_16_without_a_time_of_activation_all_of_it_counts():
     assert fits(node(requests=10, since=NOW, beat=NOW - timedelta(seconds=1)), 100)
 
 
+def counted(*rows, **rest):
+    """Return a look at (failures, requests) by the metrics and by the node's own older report."""
+    return evidence(
+        Verdict.PASS,
+        requests={f"edge-{i}": row[1] for i, (row, _) in enumerate(rows, 1)},
+        failures={f"edge-{i}": row[0] for i, (row, _) in enumerate(rows, 1)},
+        own={f"edge-{i}": Served(own[1], own[0]) for i, (_, own) in enumerate(rows, 1)},
+        **rest,
+    )
+
+
+def said(*rows):
+    return misfit([], counted(*rows), revision="aaaaaaaaaa", now=NOW)
+
+
+def test_rule_16_failures_that_are_turned_into_successes_do_not_fit():
+    assert said(((0, 1000), (47, 940))) == (
+        "node reports do not fit: metrics count 0 failures in 1000 requests on edge-1, "
+        "its own heartbeat 47 in 940"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "own", "fit"),
+    [
+        pytest.param((50, 1000), (47, 940), True, id="the metrics are later"),
+        pytest.param((38, 1000), (47, 940), True, id="a tenth and five less"),
+        pytest.param((37, 1000), (47, 940), False, id="less than that"),
+        pytest.param((0, 950), (50, 1000), False, id="failures are hidden"),
+        pytest.param((0, 600), (50, 1000), False, id="many of the rest as well"),
+        pytest.param((50, 2000), (47, 940), True, id="the failures have ended"),
+        pytest.param((400, 1000), (0, 940), True, id="the failures have begun since"),
+        pytest.param((400, 1000), (47, 940), True, id="more than it knows"),
+        pytest.param((0, 1000), (5, 940), True, id="a few"),
+        pytest.param((9, 250), (60, 1000), True, id="chance, where the report is later"),
+        pytest.param((0, 0), (60, 1000), True, id="nothing is counted yet"),
+        pytest.param((0, 10), (5, 0), True, id="a report without requests and few failures"),
+        pytest.param((0, 10), (70, 0), False, id="a report without requests and many"),
+    ],
+)
+def test_rule_16_metrics_know_the_failures_that_were_reported(metrics, own, fit):
+    assert (said((metrics, own)) is None) is fit
+
+
+def test_rule_16_a_few_hidden_failures_on_many_nodes_are_many():
+    hidden = ((0, 100), (4, 96))
+
+    assert said(hidden) is None
+    assert said(hidden, hidden, hidden, ((9, 100), (1, 96))) == (
+        "node reports do not fit: metrics count 0 failures in 100 requests on edge-1, its own "
+        "heartbeat 4 in 96 (and fewer than reported on 2 more)"
+    )
+
+
+def test_rule_16_hiding_half_of_the_requests_as_well_does_not_help():
+    hidden = ((0, 50), (8, 100))
+
+    assert said(hidden) is None
+    assert said(*[hidden] * 20) is not None
+    assert said(*[((4, 50), (8, 100))] * 20) is None
+
+
+def test_rule_16_failures_of_a_node_that_the_metrics_do_not_count_are_not_compared():
+    look = evidence(Verdict.PASS, own={"edge-1": Served(1000, 500)})
+
+    assert misfit([], look, revision="aaaaaaaaaa", now=NOW) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), max_size=40),
+    st.integers(0, 40),
+)
+def test_rule_16_a_node_never_misfits_metrics_that_are_later_than_its_report(stretches, early):
+    """However it fails, and whenever that begins and ends."""
+    passed = [(failed, failed + good) for failed, good in stretches]
+    before, all_of_it = (
+        (sum(f for f, _ in rows), sum(n for _, n in rows)) for rows in (passed[:early], passed)
+    )
+
+    assert said((all_of_it, before)) is None
+
+
 @pytest.mark.parametrize("action", ["Hold", "Ask", "Rollback"])
 def test_a_threshold_that_gave_up_does_not_wait_for_decide_within(action):
     judge = Judge(interval="10s", on_no_data=action)

@@ -141,6 +141,16 @@ def metrics_that_lie():
     assert story.fleet.rollout.status.step == 1
 
 
+def metrics_that_hide_failures():
+    story = Story(policy(1, "100%"))
+    story.bring(TWO)
+    story.fleet.bad.add(digest_of(TWO))
+    story.pass_time(until=lambda fleet: fleet.phase is RolloutPhase.STEPPING)
+    story.fleet.metrics = "hiding"
+    story.pass_time()
+    assert story.fleet.rollout.status.step == 1
+
+
 def nodes_that_are_away():
     story = Story(policy("50%", "100%"))
     for name in ("node-0001", "node-0002"):
@@ -234,6 +244,7 @@ BATTERY = (
     metrics_that_vanish,
     looks_that_stop,
     metrics_that_lie,
+    metrics_that_hide_failures,
     nodes_that_are_away,
     a_node_that_joins,
     a_model_that_fails_its_self_test,
@@ -300,6 +311,10 @@ def stale_looks_count(patch):
 
 def metrics_are_believed(patch):
     patch.setattr(gates, "misfit", lambda *_, **__: None)
+
+
+def hidden_failures_are_believed(patch):
+    patch.setattr(gates, "_missing_failures", lambda _: None)
 
 
 def the_bake_is_skipped(patch):
@@ -410,6 +425,7 @@ MUTANTS = {
     no_data_is_a_pass: metrics_that_vanish,
     stale_looks_count: looks_that_stop,
     metrics_are_believed: metrics_that_lie,
+    hidden_failures_are_believed: metrics_that_hide_failures,
     the_bake_is_skipped: good_model,
     nobody_is_waited_for: good_model,
     the_budget_is_forgotten: good_model,

@@ -845,6 +845,20 @@ def test_rule_16_who_can_write_metrics_cannot_wave_a_model_through():
     assert len(watched.serving(TWO)) == 1
 
 
+def test_rule_16_who_can_write_metrics_cannot_hide_failures():
+    """The requests are the true ones: as many successes are added as failures taken away."""
+    watched = on_stable(policy(1, "100%"))
+    watched.bring(TWO, flaw="bad")
+    watched.until_phase(RolloutPhase.STEPPING)
+    watched.fleet.metrics = "hiding"
+
+    watched.run_for(hours=1)
+
+    assert watched.fleet.rollout.status.step == 1
+    assert "metrics count 0 failures" in watched.fleet.last.waiting_for.message
+    assert len(watched.serving(TWO)) == 1
+
+
 def test_rule_16_but_metrics_alone_may_take_it_back():
     watched = on_stable(policy(1, "100%", judge={"compare": (Compare(name="w", signal="Wrong"),)}))
     watched.bring(TWO, flaw="bad")

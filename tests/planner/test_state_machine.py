@@ -110,7 +110,11 @@ class AnyFleet(RuleBasedStateMachine):
     def pull_or_release_the_brake(self):
         self.fleet.edit(paused=not self.fleet.spec.paused)
 
-    @rule(metrics=st.sampled_from(["honest", "absent", "nan", "partial", "lying", "trouble"]))
+    @rule(
+        metrics=st.sampled_from(
+            ["honest", "absent", "nan", "partial", "lying", "hiding", "trouble"]
+        )
+    )
     def metrics_turn(self, metrics):
         self.fleet.metrics = metrics
 

@@ -14,7 +14,7 @@ PAGE = (TESTS.parent / "docs" / "attacks.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.splitlines()
-    if line.startswith("|") and ("`unit/" in line or "`crash/" in line)
+    if line.startswith("|") and any(f"`{part}/" in line for part in ("unit", "crash", "planner"))
 ]
 REFERENCE = re.compile(
     r"`(?P<file>[a-z_/]+\.py)(?:::(?P<test>test_\w+)(?:\[(?P<cases>[^]`]+)\])?)?`"

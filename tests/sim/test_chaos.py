@@ -20,7 +20,7 @@ HAPPENINGS = (
     *("cut", "heal", "heal", "good", "good", "act", "act", "metrics", "paused", "restart"),
     *("kill", "back", "join", "remove", "wait", "wait", "wait", "registry", *FLAWS),
 )
-METRICS = ("honest", "honest", "honest", "absent", "nan", "partial", "lying", "trouble")
+METRICS = ("honest", "honest", "honest", "absent", "nan", "partial", "lying", "hiding", "trouble")
 MOMENTS_S = (1, 5, 20, 60)
 GIVEN_UP = (NodeState.FAILED, NodeState.REVERTED, NodeState.REFUSED)
 

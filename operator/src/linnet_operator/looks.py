@@ -47,6 +47,7 @@ from linnet_operator.learning import (
     learn_all,
     read_learned,
 )
+from linnet_operator.own_reports import OwnReports
 from linnet_operator.placebo_watch import PlaceboWatch
 from linnet_operator.planner.model import (
     DeploymentView,
@@ -89,6 +90,7 @@ class _Memory:
     learned: Mapping[str, Learned] | None = None
     step: int = 0
     sampler: Sampler = field(default_factory=Sampler)
+    own: OwnReports = field(default_factory=OwnReports)
     # What was counted before a time, by signal: it does not change any more.
     before: dict[tuple[Signal, datetime], Counts] = field(
         default_factory=dict[tuple[Signal, datetime], Counts]
@@ -286,6 +288,9 @@ class Looks:
             size=len(request.candidates),
         )
         said = judged.assessment
+        known = self._own_counts(question, requests, since, until=scrape.at)
+        served = {row.node: row.requests for row in known if row.requests is not None}
+        self._memory.own.note(request.candidates, at=question.now)
         evidence = Evidence(
             rollout_uid=request.rollout_uid,
             step=request.step,
@@ -295,7 +300,15 @@ class Looks:
             short=said.short[:40],
             needs_person=said.needs_person,
             gave_up=any(each.gave_up and not each.dry_run for each in said.thresholds),
-            requests=self._own_requests(question, requests, since, until=scrape.at),
+            requests=served,
+            failures={row.node: row.failures for row in known if row.failures is not None},
+            own=self._memory.own.known_by(
+                served,
+                until=scrape.at,
+                interval=question.interval,
+                candidates=request.candidates,
+                started_at=request.started_at,
+            ),
             ref=_ref(request, judged.record),
         )
         return Looked(evidence, judged.record)
@@ -402,13 +415,13 @@ class Looks:
             versions={str(view.number): view.revision for view in views},
         )
 
-    def _own_requests(
+    def _own_counts(
         self, question: _Question, counts: Counts, since: Mapping[str, datetime], *, until: datetime
-    ) -> dict[str, float]:
+    ) -> tuple[NodeCount, ...]:
         """Return what must fit the nodes' own reports; they know only what linnet-server counts."""
         if question.subject.preset != "Linnet":
-            return {}
-        return _requests(counts, question.request.candidate, since, until=until)
+            return ()
+        return _node_counts(counts, question.request.candidate, since, until=until)
 
     async def _learned_of(self, question: _Question) -> tuple[Mapping[str, Learned], str]:
         """Return the parameters that were frozen at the start, and why they cannot be had.
@@ -477,13 +490,6 @@ def _node_counts(
         seconds_by_node={node: _seconds(at, until) for node, at in since.items()},
         born_at_zero=True,
     )
-
-
-def _requests(
-    counts: Counts, revision: str, since: Mapping[str, datetime], *, until: datetime
-) -> dict[str, float]:
-    rows = _node_counts(counts, revision, since, until=until)
-    return {row.node: row.requests for row in rows if row.requests is not None}
 
 
 def _seconds(start: datetime, end: datetime) -> float:

@@ -56,9 +56,9 @@ _LOOK_TAKES = timedelta(milliseconds=200)
 _RESOLVE_TAKES = timedelta(milliseconds=300)
 _RESYNC = timedelta(seconds=60)
 
-Metrics = Literal["honest", "absent", "nan", "partial", "lying", "trouble"]
+Metrics = Literal["honest", "absent", "nan", "partial", "lying", "hiding", "trouble"]
 """How the virtual Prometheus answers. lying: it says Pass whatever the model does, with counts that
-no node reports."""
+no node reports. hiding: its requests are the true ones, but none of them failed."""
 
 
 def dice(seed: int) -> random.Random:
@@ -323,7 +323,9 @@ class FleetSimulator:
         counted_at = self._beat(node)
         served = {}
         if node.current is not None:
-            served[node.current.revision] = Served(int(node.requests(counted_at)))
+            requests = int(node.requests(counted_at))
+            failing = node.current.artifact in self.bad
+            served[node.current.revision] = Served(requests, requests // 3 if failing else 0)
         return NodeView(
             name=node.name,
             uid=node.uid,
@@ -463,6 +465,7 @@ class FleetSimulator:
     def _on_looked(self, request: EvidenceRequest) -> None:
         self._looking = False
         verdict, message, requests = self._assess(request)
+        own = {one.node: one.own for one in request.candidates if one.own is not None}
         name = f"{request.rollout}-{int((self.now - START).total_seconds() * 1000)}"
         self._evidence = Evidence(
             rollout_uid=request.rollout_uid,
@@ -471,6 +474,8 @@ class FleetSimulator:
             verdict=verdict,
             message=message,
             requests=requests,
+            failures=self._failures(request, requests),
+            own={name: said for name, said in own.items() if name in requests},
             ref=EvidenceRef(name=name, sha256=sha256(name.encode()).hexdigest()),
         )
         self._dirty()
@@ -494,9 +499,16 @@ class FleetSimulator:
         if total < self.needed_requests:
             return Verdict.UNDECIDED, f"{total:.0f} of {self.needed_requests:.0f} requests", counts
         digest = self.rollouts[-1].spec.to.digest
-        if digest in self.bad:
+        if digest in self.bad and self.metrics != "hiding":
             return Verdict.FAIL, f"wrong {total / 3:.0f} of {total:.0f}, expected 2.4", counts
         return Verdict.PASS, f"wrong 1 of {total:.0f}, expected 2.4", counts
+
+    def _failures(
+        self, request: EvidenceRequest, requests: Mapping[str, float]
+    ) -> dict[str, float]:
+        revision = self.revisions[request.candidate]
+        fails = revision.artifact in self.bad and self.metrics not in ("lying", "hiding")
+        return {name: count / 3 if fails else 0.0 for name, count in requests.items()}
 
     # ------------------------------------------------------------ the agents
 

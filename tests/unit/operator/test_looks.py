@@ -17,7 +17,13 @@ from linnet_operator.judge.thresholds import ThresholdSample
 from linnet_operator.kube import MODEL_ROLLOUTS, NODE_MODELS
 from linnet_operator.looks import Looks
 from linnet_operator.metrics import REGISTRY
-from linnet_operator.planner.model import Candidate, DeploymentView, EvidenceRequest, LookKind
+from linnet_operator.planner.model import (
+    Candidate,
+    DeploymentView,
+    EvidenceRequest,
+    LookKind,
+    Served,
+)
 from linnet_operator.prometheus import Sampled, ScrapeTime
 from linnet_operator.terms import step_template
 
@@ -570,6 +576,30 @@ async def test_late_labels_of_the_old_model_are_neither_foreign_nor_the_candidat
     metric = again.inputs.metrics[1]
     assert metric.partial == ""
     assert [(row.node, row.requests) for row in metric.candidates] == [("edge-1", 600)]
+
+
+async def test_rule_16_a_look_carries_what_the_nodes_reported_before_its_metrics(
+    looks, kube, cache, metrics
+):
+    await look_back_and_keep(looks, kube, cache)
+    since = NOON - timedelta(minutes=1)
+    metrics.since["edge-1", NEW] = since
+    metrics.failing = 0.25
+    looker = looks()
+
+    async def look(own):
+        candidates = (Candidate("edge-1", since, own=own),)
+        asked = request(candidates=candidates)
+        return (await looker.look(asked, deployment=DEPLOYMENT, policy=policy())).evidence
+
+    first = await look(Served(650, 200))
+    silent = await look(None)
+    later = await look(Served(600, 150))
+    newest = await look(Served(700, 250))
+
+    assert (first.requests, first.failures) == ({"edge-1": 600}, {"edge-1": 150})
+    assert first.own == silent.own == {"edge-1": Served(650, 200)}
+    assert later.own == newest.own == {"edge-1": Served(600, 150)}
 
 
 async def test_a_preset_without_reports_of_its_own_has_no_requests_to_fit(

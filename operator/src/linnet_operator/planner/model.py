@@ -187,6 +187,9 @@ class Evidence:
             acts, without waiting for decideWithin.
         requests: Node name -> requests of the candidate since its activation, as the metrics count
             them (rule 16).
+        failures: Node name -> how many of them failed, likewise.
+        own: Node name -> what the node itself had reported by then of the same time: a report that
+            is old enough for the metrics to know all of it, where there is one.
         ref: Name and sha256 of the ConfigMap that the shell can write from this look; None: nothing
             to keep.
     """
@@ -200,6 +203,8 @@ class Evidence:
     needs_person: bool = False
     gave_up: bool = False
     requests: Mapping[str, float] = field(default_factory=dict[str, float])
+    failures: Mapping[str, float] = field(default_factory=dict[str, float])
+    own: Mapping[str, Served] = field(default_factory=dict[str, Served])
     ref: EvidenceRef | None = None
 
 
@@ -317,11 +322,19 @@ class LookKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node whose candidate is judged, since when it serves it, and where ``spreadBy`` puts it."""
+    """A node whose candidate is judged.
+
+    Attributes:
+        node: Its name.
+        since: Since when it serves the candidate.
+        domain: Where ``spreadBy`` puts it.
+        own: What its newest heartbeat says of the candidate; None: nothing.
+    """
 
     node: str
     since: datetime
     domain: str = ""
+    own: Served | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,7 @@ def _evidence_request(turn: Turn, status: ModelRolloutStatus) -> EvidenceRequest
                 node.name,
                 node.report.current.activated_at or turn.now,
                 domain_of(node, turn.policy.spread_by),
+                node.served.get(revision),
             )
             for node in turn.fleet.eligible
             if is_active(node, revision)
