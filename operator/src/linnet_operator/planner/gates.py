@@ -27,9 +27,10 @@ FIT_SLACK_FAILURES = 5
 """In the whole step, beside a tenth: what a server that ends takes along unscraped.
 
 1,500 rollouts of honest nodes were simulated: 0.03 to 1000 requests a second, in bursts too, on 1
-to 50 nodes; scrapes each 5 to 60 s, heartbeats each 2 or 10 s, looks each 1 to 60 s. Where nodes fail
-at one rate, or have ceased to, none of 217,000 looks was a misfit. Where they begin to fail it was 1
-in 12,000 looks; and of the looks within two scrapes of a restart of the operator 1 in 16.
+to 50 nodes; scrapes each 5 to 60 s, heartbeats each 2 or 10 s, looks each 1 to 60 s. Where nodes
+fail at one rate, or have ceased to, none of 217,000 looks was a misfit. Where they begin to fail in
+the middle 1 in 12,000 was; but 1 in 25 within two scrapes of the step's begin or of a restart of
+the operator, when no report is old enough. Such a misfit ends with the next scrapes.
 """
 CHANCE_DEVIATIONS = 4
 
