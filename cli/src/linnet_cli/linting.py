@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from linnet_api.durations import format_duration, parse_duration
-from linnet_api.rollout_policy import RolloutPolicySpec, Threshold
+from linnet_api.rollout_policy import Judge, RolloutPolicySpec, Threshold
 from linnet_operator.foresight import Sight, StepAhead, foresee, steps_ahead
 from linnet_operator.judge.learned import Learned, readiness
 from linnet_operator.judge.power import say_duration
@@ -71,7 +71,10 @@ def lint_fleet(policy: RolloutPolicySpec, traffic: Traffic) -> tuple[list[str], 
             warnings += _sight_warnings(name, sight, step, policy)
     warnings += _history_warnings(policy, traffic)
     warnings += [
-        text for each in policy.judge.thresholds for step in steps for text in _late(each, step)
+        text
+        for each in policy.judge.thresholds
+        for step in steps
+        for text in _late(each, step, policy.judge)
     ]
     for threshold in policy.judge.thresholds:
         line, warning = _threshold(
@@ -185,11 +188,21 @@ def _history_warnings(policy: RolloutPolicySpec, traffic: Traffic) -> list[str]:
     return found
 
 
-def _late(threshold: Threshold, step: StepAhead) -> list[str]:
+def _late(threshold: Threshold, step: StepAhead, judge: Judge) -> list[str]:
     delay = parse_duration(threshold.initial_delay)
     where = f"threshold {threshold.name}: step {step.first} bakes {format_duration(step.bake)}"
     if delay >= step.decide_within:
-        return [f"{where}, and is decided before initialDelay ({threshold.initial_delay}) is over"]
+        return [
+            f"{where}, and is decided before initialDelay ({threshold.initial_delay}) is over: "
+            f"onNoData ({judge.on_no_data}) acts before anything was measured"
+        ]
+    interval = threshold.interval or judge.interval
+    if parse_duration(interval) >= step.decide_within:
+        return [
+            f"{where}, and is decided after {format_duration(step.decide_within)}, but sampled "
+            f"every {interval}: where no node serves yet at the first sample, onNoData "
+            f"({judge.on_no_data}) acts before anything was measured"
+        ]
     if delay > step.bake:
         return [f"{where}, but cannot end before initialDelay ({threshold.initial_delay}) is over"]
     return []

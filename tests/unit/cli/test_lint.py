@@ -176,7 +176,11 @@ def test_a_fleet_without_traffic_is_told_so(settled, linnet, policy):
     [
         ("9m", ""),
         ("11m", "step 1 bakes 10m, but cannot end before initialDelay (11m) is over"),
-        ("2h", "step 1 bakes 10m, and is decided before initialDelay (2h) is over"),
+        (
+            "2h",
+            "step 1 bakes 10m, and is decided before initialDelay (2h) is over: onNoData (Hold) "
+            "acts before anything was measured",
+        ),
     ],
 )
 def test_a_delay_that_a_step_does_not_outlast_is_a_warning(settled, linnet, policy, delay, says):
@@ -185,6 +189,25 @@ def test_a_delay_that_a_step_does_not_outlast_is_a_warning(settled, linnet, poli
     out = linnet(settled(past()), "lint", policy(limit)).out
 
     assert says in out if says else "initialDelay" not in out
+
+
+@pytest.mark.parametrize(
+    ("interval", "steps"), [("59m", []), ("1h", ["1"]), ("6h", ["1", "2", "3"])]
+)
+def test_samples_that_come_after_the_decision_are_a_warning(
+    settled, linnet, policy, interval, steps
+):
+    limit = f"[{{name: t, query: x, max: '1', interval: {interval}}}]"
+
+    out = linnet(settled(past()), "lint", policy(limit)).out
+
+    warned = re.findall(
+        r"warning: threshold t: step (\d) bakes \w+, and is decided after \w+, but sampled every "
+        rf"{interval}: where no node serves yet at the first sample, onNoData \(Hold\) acts before "
+        r"anything was measured\n",
+        out,
+    )
+    assert warned == steps
 
 
 def test_too_little_history_is_a_warning_and_says_what_would_happen(settled, linnet, policy):
