@@ -6,11 +6,31 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from linnet_cli.app import main as run_command_line
 from linnet_cli.exits import Exit
 from linnet_cli.settings import read_environment
 from linnet_cli.world import World
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class _OutputError(Exception):
+    """Our data cannot be written; no OSError, which argparse swallows and files have as well."""
+
+
+class _Stdout(io.FileIO):
+    """Where data goes, and who tells that it does not arrive."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(error.strerror) from error
 
 
 def main() -> int:
@@ -24,9 +44,15 @@ def main() -> int:
 
         return connect(args, environment)
 
-    # A name that the terminal's encoding lacks is shown as \u1234; it is no reason to fail.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        return _cannot_write("it is closed")
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Stdout(sys.stdout.fileno(), "w", closefd=False)),
+        encoding=sys.stdout.encoding,
+        # A name that the terminal's encoding lacks is shown as \u1234; it is no reason to fail.
+        errors="backslashreplace",
+        line_buffering=sys.stdout.isatty(),
+    )
     terminal = sys.stdout.isatty()
     world = World(
         prog="kubectl linnet" if os.path.basename(sys.argv[0]).startswith("kubectl-") else "linnet",  # noqa: PTH119 - start-up
@@ -42,13 +68,29 @@ def main() -> int:
         size=_terminal_size,
     )
     try:
-        return run_command_line(sys.argv[1:], world)
+        code = run_command_line(sys.argv[1:], world)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read us has gone (`| head`); say nothing, also not at interpreter exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read us has gone (`| head`); say nothing.
+        _drop_output()
         return Exit.OK
+    except _OutputError as error:
+        _drop_output()
+        return _cannot_write(str(error))
+    return code
+
+
+def _drop_output() -> None:
+    """Let what stdout still holds go nowhere: the interpreter writes it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _cannot_write(why: str) -> int:
+    if sys.stderr is not None:
+        sys.stderr.write(f"linnet: stdout cannot be written: {why}\n")
+    return Exit.ERROR
 
 
 def _terminal_size() -> tuple[int, int]:
