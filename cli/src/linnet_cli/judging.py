@@ -186,10 +186,8 @@ def _verdict(
     stable: Sequence[NodeCount],
 ) -> Verdict:
     ready = readiness(learned, [row.node for row in candidates], required=1)
-    if 2 * len(ready.lacking) >= len(candidates):
-        return Verdict.LEARNING
     if said.verdict is not Verdict.FAIL:
-        return said.verdict
+        return Verdict.LEARNING if 2 * len(ready.lacking) >= len(candidates) else said.verdict
     step = assess(
         StepInputs(
             metrics=(

@@ -195,6 +195,10 @@ def _evidence(
 ) -> list[str]:
     null = model.log_null()
     harms = [model.log_marginal(harm) - null for harm in model.harms()]
+    steady = model.log_marginal(model.steady_no_rise()) - null
+    # What the named rise is compared with; see the judge.
+    harms[-1] -= max(0.0, steady)
+    against = model.log_marginal(model.named_rise(step.detect, in_bursts=True)) - null
     by_factor, by_mean = harms[:-1:2], harms[1:-1:2]
     look = said.look
     factors = zip(RISES, by_factor, strict=True)
@@ -217,7 +221,11 @@ def _evidence(
         ),
         _row("", "log, a node worse by x: " + ", ".join(f"x{g:g} {v:.2f}" for g, v in factors)),
         _row("", "log, plus fleet means: " + ", ".join(f"+{g - 1:g} {v:.2f}" for g, v in means)),
-        _row("", f"log, the rise that detect names: {harms[-1]:.2f}"),
+        _row(
+            "",
+            f"log, the rise that detect names: {harms[-1]:.2f}"
+            + (f" (beside steady nodes without it, {steady:.2f})" if steady > 0.0 else ""),
+        ),
         *([_row("", f"harm everywhere: log E = {log_mean(harms):.3f}")] if look.domains else []),
         *(
             _row(
@@ -237,7 +245,9 @@ def _evidence(
             "detect",
             f"the larger of (x{step.detect.factor:g} - 1) x expected and {step.detect.floor:.2%}: "
             f"a rise by {look.rise:.4%} of requests; log evidence against it = log((1 + E) / 2) - "
-            f"({harms[-1]:.3f}) = {look.log_excluding:.3f}, line {look.line:.3f}: {excluded}",
+            f"({against:.3f}) = {look.log_excluding:.3f}, line {look.line:.3f}: {excluded}; "
+            "that is the rise in bursts as large as a node's own failures, 1/s larger by "
+            "e h phi_b^2 / (e + h)^2 where h is the rise and phi_b^2 stands as bursts above",
         ),
         *_trouble(said, step),
     ]

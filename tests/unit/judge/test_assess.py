@@ -190,6 +190,26 @@ def test_proceeding_without_history_leaves_the_comparison_to_thresholds(step, me
     assert guarded.metrics[0].look.verdict is Verdict.NOT_MEASURED
 
 
+@pytest.mark.parametrize("proceeds", [True, False])
+@pytest.mark.parametrize("known", [True, False], ids=["short history", "no history"])
+def test_where_all_requests_fail_no_history_is_needed(step, metric, fleet, known, proceeds):
+    learned = fleet.learned(windows=4) if known else None
+    failing = metric(candidates=1, failures=3000.0, learned=learned)
+    well = metric("slow", candidates=1, signal="Slow")
+
+    result = assess(step(failing, well, proceed_without_history=proceeds))
+
+    assert result.verdict is Verdict.FAIL
+    assert "3000 of 3000 requests failed" in result.message
+
+
+@pytest.mark.parametrize("failures", [0.0, 30.0, 600.0])
+def test_without_history_what_fails_in_part_is_not_compared(step, metric, failures):
+    lacking = metric(candidates=1, failures=failures, learned=None)
+
+    assert assess(step(lacking)).verdict is Verdict.LEARNING
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [

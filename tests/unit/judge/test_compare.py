@@ -231,6 +231,66 @@ def test_no_requests_on_any_candidate_is_no_data(fleet):
     assert fleet.look([fleet.count(0, None, None)], stable).verdict is Verdict.NO_DATA
 
 
+@pytest.mark.parametrize(
+    ("burst", "minutes", "verdict"),
+    [
+        (1, 10, Verdict.PASS),
+        (10, 10, Verdict.UNDECIDED),
+        (10, 60, Verdict.PASS),
+    ],
+)
+def test_a_stretch_without_failures_says_little_where_they_come_in_bursts(burst, minutes, verdict):
+    """Forty requests a minute, of which 1 % fail: one by one, or ten of them at once."""
+
+    def history(node):
+        every = 5 * burst // 2
+        recent = [
+            (float(burst) if minute % every == node % every else 0.0, 40.0) for minute in range(60)
+        ]
+        window = [(burst * float((count + node) % 5 < 2), 400.0) for count in range(24)]
+        calm = [(4.0, 400.0)] * 24
+        return NodeHistory(
+            node=f"edge-{node}", windows=tuple(window if burst > 1 else calm), recent=tuple(recent)
+        )
+
+    def count(node, failures):
+        requests = 40.0 * minutes
+        return NodeCount(
+            node=f"edge-{node}", failures=failures, requests=requests, seconds=60.0 * minutes
+        )
+
+    said = look(
+        learn([history(node) for node in range(10)], interval_s=60.0, window_s=600.0),
+        [count(node, 0.0) for node in range(3)],
+        [count(node, 0.4 * minutes) for node in range(3, 10)],
+        alpha=0.01,
+        steps=1,
+        detect=Detect(factor=3.0, floor=0.01),
+    )
+
+    assert said.verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("beside", "more", "fails"),
+    [
+        ((6.0, 1.0, 0.0, 0.0), 0, False),
+        ((2.0, 2.0, 1.0, 2.0), 0, False),
+        ((2.0, 2.0, 1.0, 2.0), 5, True),
+    ],
+)
+def test_nodes_that_are_steadier_than_feared_are_no_evidence_of_harm(fleet, beside, more, fails):
+    """Where four stable nodes happen to differ, the 36 candidates might; they fail as ever."""
+    by_chance = (0, 1, 1, 2, 2, 2, 3, 3, 4) * 4
+    candidates = [fleet.count(i, float(x + more), 200.0) for i, x in enumerate(by_chance)]
+    stable = [fleet.count(36 + i, x, 200.0) for i, x in enumerate(beside)]
+    learned = fleet.learned(40, failures=12.0, requests=1200.0, windows=24)
+
+    said = fleet.look(candidates, stable, learned=learned)
+
+    assert (said.log_e >= said.line) is fails
+
+
 def test_most_candidates_idle_is_not_a_pass(fleet):
     candidates = [fleet.count(0, 40.0, 4000.0)]
     candidates += [fleet.count(index, 0.0, 0.0) for index in range(1, 4)]

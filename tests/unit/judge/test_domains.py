@@ -30,10 +30,12 @@ def log_e_of(model, harmed, *, rows=None):
     judged = replace(model, rows=rows or model.rows)
 
     def on_some(harm):
-        return lambda row: harm(row) if row.node in harmed else null(row)
+        return judged.log_marginal(lambda row: harm(row) if row.node in harmed else null(row))
 
-    marginals = [judged.log_marginal(on_some(harm)) for harm in harms]
-    return log_mean(marginals) - judged.log_marginal(null)
+    without = judged.log_marginal(null)
+    *others, named = map(on_some, harms)
+    steady = on_some(model.steady_no_rise())
+    return log_mean([*(other - without for other in others), named - max(without, steady)])
 
 
 def half_everywhere_half_in_domains(model, *, rows=None):

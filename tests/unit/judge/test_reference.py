@@ -62,21 +62,21 @@ class Reference:
         return left / (e**2).sum(), left / (n * e).sum(), max(1.0, rows)
 
     def expect(self, index, n, t, f):
-        """Return expected failures, how much the past knows, and the spread."""
+        """Return expected failures, how much the past knows, the spread, and its bursts."""
         past = self.a + self.x0[index]
         e = n * past / (self.a / self.mu + self.n0[index]) * f
         e = np.maximum(1e-9, e)
         burst = np.maximum(self.b2, self.b1 * n / e) / np.maximum(1, t) * (1 + 2 / np.sqrt(self.bw))
         drift = np.maximum(self.d2, self.d1 * n / e) * (1 + 1 / np.maximum(1, self.windows[index]))
         drift *= 1 + 2 / np.sqrt(self.dw)
-        return e, past, burst + drift + 0.05**2 + 0.25 * np.log(f) ** 2
+        return e, past, burst + drift + 0.05**2 + 0.25 * np.log(f) ** 2, burst
 
     def rows(self, candidates, stable, x, n, t):
-        """Return the fleet's factor and the spread of it, then (e, past, spread) of candidates."""
+        """Return the fleet's factor and its spread, then four figures of each candidate."""
         steady = np.array([i for i in stable if n[i] > 0], dtype=int)
         usual = (self.a + self.x0[steady]) / (self.a / self.mu + self.n0[steady])
         f = (x[steady].sum() + 2) / ((n[steady] * usual).sum() + 2)
-        e, past, spread = self.expect(steady, n[steady], t[steady], f)
+        e, past, spread, _ = self.expect(steady, n[steady], t[steady], f)
         rows, seen, variance = 0.0, 0.0, 1 / (x[steady].sum() + 2)
         if len(steady):
             rows = (e**2).sum() ** 2 / (e**4).sum()
@@ -89,8 +89,8 @@ class Reference:
         if len(steady):
             variance += ((widened(spread) + 1 / past) * e**2).sum() / e.sum() ** 2
         nodes = np.array(candidates)
-        e, past, spread = self.expect(nodes, n[nodes], t[nodes], f)
-        return f, np.sqrt(np.log1p(min(variance, 4.0))), e, past, widened(spread)
+        e, past, spread, bursts = self.expect(nodes, n[nodes], t[nodes], f)
+        return f, np.sqrt(np.log1p(min(variance, 4.0))), e, past, widened(spread), bursts
 
 
 def log_negative_binomial(x, mean, shape):
@@ -110,7 +110,7 @@ def log_negative_binomial(x, mean, shape):
 
 def reference_log_e(ref, candidates, stable, x, n, t, detect):
     """Return the log e-value of harm on every candidate, and the log evidence against the rise."""
-    f, sd, e, past, spread = ref.rows(candidates, stable, x, n, np.full(len(x), t))
+    f, sd, e, past, spread, bursts = ref.rows(candidates, stable, x, n, np.full(len(x), t))
     nodes = np.array(candidates)
     shape = 1 / (1 / past + spread)
     ratio = e.sum() / n[nodes].sum()
@@ -133,16 +133,20 @@ def reference_log_e(ref, candidates, stable, x, n, t, detect):
         return e + np.clip(np.minimum(by, 0.98 * n[nodes] - e), 0, None)
 
     own = e / (e + nominal * n[nodes])
-    named_shapes = 1 / (own**2 / shape + (1 - own) ** 2 * np.minimum(spread, 0.1))
-    named = marginal(
-        lambda k: e * k + n[nodes] * min(max((detect.factor - 1) * ratio * k, detect.floor), half),
-        named_shapes,
-    )
+    named_spread = own**2 / shape + (1 - own) ** 2 * np.minimum(spread, 0.1)
+
+    def named_means(k):
+        return e * k + n[nodes] * min(max((detect.factor - 1) * ratio * k, detect.floor), half)
+
+    named = marginal(named_means, 1 / named_spread)
+    in_bursts = marginal(named_means, 1 / (named_spread + own * (1 - own) * bursts))
     null = marginal(lambda k: e * k, shape)
+    steady = marginal(lambda k: e * k, 1 / (1 / past + np.minimum(spread, 0.1)))
     rises = [(g - 1) * more for g in RISES for more in (e, ref.mu * f * n[nodes])]
-    harms = [named, *(marginal(lambda k, rise=rise: risen(rise) * k, shape) for rise in rises)]
-    log_e = np.logaddexp.reduce(np.array(harms) - null) - np.log(len(harms))
-    return log_e, np.logaddexp(0, log_e) - np.log(2) + null - named
+    ratios = [marginal(lambda k, rise=rise: risen(rise) * k, shape) - null for rise in rises]
+    ratios.append(named - max(null, steady))
+    log_e = np.logaddexp.reduce(ratios) - np.log(len(ratios))
+    return log_e, np.logaddexp(0, log_e) - np.log(2) + null - in_bursts
 
 
 @pytest.mark.slow
@@ -264,12 +268,13 @@ def test_what_is_learned_and_expected_agrees_with_the_reference(
         assert not now[:candidates, 1].any()
         return
     chosen = range(min(candidates, nodes))
-    f, sd, e, known, spread = ref.rows(
+    f, sd, e, known, spread, bursts = ref.rows(
         chosen, range(candidates, nodes), now[:, 0], now[:, 1], seconds / INTERVAL_S
     )
     assert (model.fleet_factor, model.factor_spread) == pytest.approx((f, sd), rel=1e-9)
     assert [row.expected for row in model.rows] == pytest.approx(e.tolist(), rel=1e-9)
     assert [row.past for row in model.rows] == pytest.approx(known.tolist(), rel=1e-9)
     assert [row.spread for row in model.rows] == pytest.approx(spread.tolist(), rel=1e-9)
+    assert [row.burst for row in model.rows] == pytest.approx(bursts.tolist(), rel=1e-9)
     assert [row.history_windows for row in model.rows] == ref.windows[list(chosen)].tolist()
     assert model.stable_nodes == np.count_nonzero(now[candidates:, 1])

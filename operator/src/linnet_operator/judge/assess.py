@@ -20,7 +20,7 @@ from linnet_operator.judge.compare import (
     decision_line,
     look,
 )
-from linnet_operator.judge.learned import Learned, readiness
+from linnet_operator.judge.learned import Learned, learn, readiness
 from linnet_operator.judge.model import build_model
 from linnet_operator.judge.power import Power, forecast
 from linnet_operator.judge.thresholds import (
@@ -35,6 +35,8 @@ _LEAVE_ONE_OUT_FROM = 5
 # Without the worst node the evidence is against harm, by a nat. Of bad models on 5 to 36 nodes
 # that differ, or do not, 2 of 720 looked like that on the way; with "below half of the line" 153.
 _OTHERS_SPEAK_FOR_IT = -1.0
+# As wide as can be: by it nothing is said but that all requests fail.
+_NOTHING_LEARNED = learn((), interval_s=60.0, window_s=60.0)
 # What fits a column.
 _SHORT = 40
 _NOUNS = {
@@ -192,22 +194,24 @@ def _assess_metric(metric: MetricInputs, inputs: StepInputs, *, line: float) -> 
     if not metric.candidates:
         return without(Verdict.NOT_MEASURED, "no node serves the candidate yet")
     lack = _lack_of_history(metric, required=inputs.required_windows)
-    if metric.learned is None or lack:
-        if inputs.proceed_without_history:
-            return without(Verdict.NOT_MEASURED, f"not compared, {lack}")
-        return without(Verdict.LEARNING, lack)
+    learned = metric.learned or _NOTHING_LEARNED
     result = look(
-        metric.learned,
+        learned,
         metric.candidates,
         metric.stable,
         alpha=inputs.alpha,
         steps=inputs.steps,
         detect=inputs.detect,
     )
+    # Where all requests fail, no history is needed to say so.
+    if lack and not result.all_fail:
+        if inputs.proceed_without_history:
+            return without(Verdict.NOT_MEASURED, f"not compared, {lack}")
+        return without(Verdict.LEARNING, lack)
     power = None
     if result.verdict in {Verdict.UNDECIDED, Verdict.NO_DATA}:
         power = forecast(
-            metric.learned,
+            learned,
             metric.candidates,
             metric.stable,
             alpha=inputs.alpha,

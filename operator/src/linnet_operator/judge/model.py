@@ -9,8 +9,9 @@ Rules:
   both are averaged, so that more domains never mean more false alarms.
 
 Source: ``research/progressive-delivery.md``, section 5c. Departures: the linear burst term divides
-by the intervals once (the prototype did it twice), an assumed rise never exceeds all requests, and
-without stable nodes the fleet factor is 1 with the spread that two pseudo-failures give it.
+by the intervals once (the prototype did it twice), an assumed rise never exceeds all requests,
+without stable nodes the fleet factor is 1 with the spread that two pseudo-failures give it, and
+the rest of ADR 0006.
 """
 
 from collections.abc import Callable, Sequence
@@ -86,6 +87,7 @@ class Row:
         expected: Failures expected of it.
         past: How much its past tells about its own rate (shape of a Gamma).
         spread: Relative variance of drift, burst and fleet.
+        burst: The part of it that is bursts.
         history_windows: How many windows its past has.
         domain: Where it stands; empty: not known.
     """
@@ -96,6 +98,7 @@ class Row:
     expected: float
     past: float
     spread: float
+    burst: float
     history_windows: int
     domain: str = ""
 
@@ -120,10 +123,11 @@ class Model:
 
     def weigh(self) -> "Weighed":
         """Return every candidate under every assumption."""
-        null = self.no_rise()
+        null, steady = self.no_rise(), self.steady_no_rise()
         return Weighed(
             rows=self.rows,
             null=[null(row) for row in self.rows],
+            steady=[steady(row) for row in self.rows],
             harms=[[assumption(row) for row in self.rows] for assumption in self.harms()],
         )
 
@@ -147,7 +151,7 @@ class Model:
         The other side is half "no rise" and half the mixture that the e-value is made of.
         """
         null = self.log_null() if log_null is None else log_null
-        against = self.log_marginal(self.named_rise(detect))
+        against = self.log_marginal(self.named_rise(detect, in_bursts=True))
         return rounded(log_sum((0.0, log_e)) - log(2.0) + null - against)
 
     def named_rise_ratio(self, detect: Detect) -> float:
@@ -176,8 +180,26 @@ class Model:
         errors = shared_errors(self.factor_spread)
         return lambda row: _log_kernel(row, row.expected, errors)
 
+    def steady_no_rise(self) -> "Assumption":
+        """Assume the same of nodes that are no more unsteady than a named rise is taken to be.
+
+        Without it nodes that only are steadier than feared, as when a few stable ones happen to
+        differ today, would speak for the named rise, which is assumed to be steady.
+        """
+        errors = shared_errors(self.factor_spread)
+
+        def terms(row: Row) -> list[float]:
+            if row.spread <= LARGEST_HARM_SPREAD:
+                return _log_kernel(row, row.expected, errors)
+            shape = 1.0 / (1.0 / row.past + LARGEST_HARM_SPREAD)
+            return log_kernel(
+                row.failures, mean=row.expected, shape=shape, errors=errors, usual_shape=row.shape
+            )
+
+        return terms
+
     def harms(self) -> list["Assumption"]:
-        """Return what harm may look like.
+        """Return what harm may look like, the named rise last.
 
         Every node worse by a factor, worse by a multiple of the fleet's mean, and the named rise.
         """
@@ -193,10 +215,16 @@ class Model:
         harms = [make(factor - 1.0) for factor in RISES for make in (times, plus)]
         return [*harms, self.named_rise(self.detect)]
 
-    def named_rise(self, detect: Detect) -> "Assumption":
+    def named_rise(self, detect: Detect, *, in_bursts: bool = False) -> "Assumption":
         """Assume the named rise on every node, on top of what it does by itself.
 
         A factor scales with what is expected, and so with the shared error; a floor does not.
+
+        Args:
+            detect: The rise.
+            in_bursts: It comes in bursts as large as those of the node's own failures: a stretch
+                without failures then says less against it. What looks for harm does without:
+                it only has to be likelier than no harm.
         """
         errors = shared_errors(self.factor_spread)
         by_factor = (detect.factor - 1.0) * self.expected_ratio
@@ -214,7 +242,8 @@ class Model:
             risen = row.expected + nominal * row.requests
             own = row.expected / risen
             harm_spread = min(row.spread, LARGEST_HARM_SPREAD)
-            shape = 1.0 / (own * own / row.shape + (1.0 - own) ** 2 * harm_spread)
+            bursts = own * (1.0 - own) * row.burst if in_bursts else 0.0
+            shape = 1.0 / (own * own / row.shape + (1.0 - own) ** 2 * harm_spread + bursts)
             if scales:
                 # The same as below, for half of the time.
                 return log_kernel(
@@ -238,11 +267,13 @@ class Weighed:
     Attributes:
         rows: The candidates.
         null: The log probability of each, at every point of the shared error, if nothing is worse.
-        harms: The same for each kind of harm.
+        steady: The same if it is steady as well: what the named rise must be likelier than, too.
+        harms: The same for each kind of harm, the named rise last.
     """
 
     rows: tuple[Row, ...]
     null: list[list[float]]
+    steady: list[list[float]]
     harms: list[list[list[float]]]
 
     @property
@@ -259,8 +290,8 @@ class Weighed:
         """Return the log e-value, and that of harm in each domain alone, all others being well."""
         log_null = self.log_null
         everywhere, *alone = [
-            (name, log_mean([integrate(total) for total in harmed]) - log_null)
-            for name, _, harmed in self._groups()
+            (group.name, _log_ratio(group.steady, group.harmed, log_null=log_null))
+            for group in self._groups()
         ]
         log_e = _halves(everywhere[1], *(value for _, value in alone))
         return log_e, [(name, rounded(value)) for name, value in alone]
@@ -268,22 +299,24 @@ class Weighed:
     def log_e_without_each(self) -> dict[str, float]:
         """Return the log e-value that is left when that candidate is left out, by node."""
         null = totals(self.null)
-        groups = [(members, harmed) for _, members, harmed in self._groups()]
+        groups = self._groups()
         remaining: dict[str, float] = {}
         for index, row in enumerate(self.rows):
-            base = integrate(less(null, self.null[index]))
-            left = (self._without(index, members, harmed) - base for members, harmed in groups)
+            log_null = integrate(less(null, self.null[index]))
+            left = (self._without(index, group, log_null=log_null) for group in groups)
             remaining[row.node] = _halves(*left)
         return remaining
 
-    def _without(self, index: int, members: frozenset[int], harmed: list[list[float]]) -> float:
-        """Return the log probability of all counts but one row's, if ``members`` are harmed."""
-        rows = [harm[index] if index in members else self.null[index] for harm in self.harms]
-        left = [less(total, row) for total, row in zip(harmed, rows, strict=True)]
-        return log_mean([integrate(total) for total in left])
+    def _without(self, index: int, group: "_Group", *, log_null: float) -> float:
+        """Return the log e-value of harm in a group, of all counts but one row's."""
+        inside = index in group.members
+        rows = [harm[index] if inside else self.null[index] for harm in self.harms]
+        steady = less(group.steady, self.steady[index] if inside else self.null[index])
+        left = [less(total, row) for total, row in zip(group.harmed, rows, strict=True)]
+        return _log_ratio(steady, left, log_null=log_null)
 
-    def _groups(self) -> list[tuple[str, frozenset[int], list[list[float]]]]:
-        """Return who may be harmed together, and the totals for each kind of harm if only they are.
+    def _groups(self) -> list["_Group"]:
+        """Return who may be harmed together.
 
         Everybody, then each domain by name: those of two and more candidates, where there are
         others; one node is no domain.
@@ -300,17 +333,51 @@ class Weighed:
         }
         # Each row is in one part, so each is added up once.
         parts = {**domains, "": everybody.difference(*domains.values())}
-        null = {name: _totals_of(members, self.null) for name, members in parts.items()}
-        harms = {
-            name: [_totals_of(members, harm) for harm in self.harms]
-            for name, members in parts.items()
-        }
-        groups = [("", everybody, [totals(each) for each in zip(*harms.values(), strict=True)])]
-        for name, members in domains.items():
-            spared = [null[other] for other in parts if other != name]
-            harmed = [totals([harm, *spared]) for harm in harms[name]]
-            groups.append((name, members, harmed))
-        return groups
+
+        def by_part(rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+            return {name: _totals_of(members, rows) for name, members in parts.items()}
+
+        null, steady = by_part(self.null), by_part(self.steady)
+        harms = [by_part(harm) for harm in self.harms]
+
+        def only(name: str, changed: dict[str, list[float]]) -> list[float]:
+            return totals([changed[name], *(null[other] for other in parts if other != name)])
+
+        return [
+            _Group(
+                "", everybody, totals([*steady.values()]), [totals([*h.values()]) for h in harms]
+            ),
+            *(
+                _Group(name, members, only(name, steady), [only(name, harm) for harm in harms])
+                for name, members in domains.items()
+            ),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Candidates that may be harmed together, all others being well.
+
+    Attributes:
+        name: The domain; empty: everybody.
+        members: Who they are.
+        steady: The log probability of all counts if these are steady, and not worse.
+        harmed: The same for each kind of harm to these.
+    """
+
+    name: str
+    members: frozenset[int]
+    steady: list[float]
+    harmed: list[list[float]]
+
+
+def _log_ratio(
+    steady: Sequence[float], harmed: Sequence[Sequence[float]], *, log_null: float
+) -> float:
+    """Return the log of the mean of P(counts if harmed) / P(counts if not)."""
+    *others, named = (integrate(total) for total in harmed)
+    log_steady = max(log_null, integrate(steady))
+    return log_mean([*(other - log_null for other in others), named - log_steady])
 
 
 def _totals_of(members: frozenset[int], rows: Sequence[Sequence[float]]) -> list[float]:
@@ -363,21 +430,24 @@ def build_model(
     care_burst = 1.0 + ROWS_CARE / sqrt(learned.burst_rows)
     care_drift = 1.0 + ROWS_CARE / sqrt(learned.drift_rows)
 
-    def predict(node: str, requests: float, seconds: float) -> tuple[float, float, float, int]:
-        """Return (prior shape, expected failures, relative spread, windows) of one node."""
+    def predict(
+        node: str, requests: float, seconds: float
+    ) -> tuple[float, float, float, float, int]:
+        """Return (prior shape, expected failures, spread, bursts, windows) of one node."""
         shape, past_requests, windows = past(node)
         expected = max(_TINY, requests * shape / past_requests * factor)
         intervals = max(1.0, seconds / learned.interval_s)
         per_failure = requests / expected
         burst = max(learned.burst_quadratic, learned.burst_linear * per_failure) / intervals
+        burst *= care_burst
         drift = max(learned.drift_quadratic, learned.drift_linear * per_failure)
         spread = (
-            burst * care_burst
+            burst
             + drift * (1.0 + 1.0 / max(1, windows)) * care_drift
             + SPREAD_FLOOR**2
             + FACTOR_CARE * log(factor) ** 2
         )
-        return shape, expected, spread, windows
+        return shape, expected, spread, burst, windows
 
     # The placebo: how far the stable nodes themselves are off what their history says.
     placebo = [
@@ -403,7 +473,7 @@ def build_model(
     variance = 1.0 / (stable_failures + FACTOR_PRIOR) + own_error / max(_TINY, total) ** 2
     rows: list[Row] = []
     for node, failures, requests, seconds in measured:
-        shape, expected, spread, windows = predict(node, requests, seconds)
+        shape, expected, spread, burst, windows = predict(node, requests, seconds)
         rows.append(
             Row(
                 node=node,
@@ -412,6 +482,7 @@ def build_model(
                 expected=expected,
                 past=shape,
                 spread=widened(spread),
+                burst=burst,
                 history_windows=windows,
                 domain=domains[node],
             )
