@@ -87,15 +87,45 @@ class Exporter:
         return body.replace(b"_failure_total", b"_failure")
 
 
+class Prometheus:
+    """A real one, and the HTTP servers of this process that it scrapes."""
+
+    def __init__(self, program, home, servers, config):
+        (home / "prometheus.yml").write_text(json.dumps(config))
+        self._servers = servers
+        self.url = f"http://127.0.0.1:{ports.any_free()}"
+        self._process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={home / 'prometheus.yml'}",
+                f"--storage.tsdb.path={home / 'data'}",
+                f"--web.listen-address={self.url.removeprefix('http://')}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @property
+    def has_ended(self):
+        return self._process.poll() is not None
+
+    def close(self):
+        self._process.terminate()
+        self._process.wait()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+
 class Watched:
     """Two nodes' exporters, and a Prometheus of their own that scrapes them."""
 
-    def __init__(self, program, home, *, labels=lambda node: {"node": node}, relabel=()):
+    def __init__(self, start_prometheus, *, labels=lambda node: {"node": node}, relabel=()):
         self.exporters = {"edge-a": Exporter(), "edge-b": Exporter()}
-        self._servers = [self._serve(exporter) for exporter in self.exporters.values()]
+        servers = [self._serve(exporter) for exporter in self.exporters.values()]
         targets = [
             {"targets": [f"127.0.0.1:{server.server_port}"], "labels": labels(node)}
-            for node, server in zip(self.exporters, self._servers, strict=True)
+            for node, server in zip(self.exporters, servers, strict=True)
         ]
         config = {
             "global": {"scrape_interval": "400ms", "scrape_timeout": "400ms"},
@@ -103,19 +133,8 @@ class Watched:
                 {"job_name": "n", "static_configs": targets, "relabel_configs": list(relabel)}
             ],
         }
-        (home / "prometheus.yml").write_text(json.dumps(config))
-        port = ports.any_free()
-        self.url = f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={home / 'prometheus.yml'}",
-                f"--storage.tsdb.path={home / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        prometheus = start_prometheus(servers, config)
+        self.url, self.close = prometheus.url, prometheus.close
 
     @staticmethod
     def _serve(exporter):
@@ -135,23 +154,31 @@ class Watched:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
-    def close(self):
-        self._process.terminate()
-        self._process.wait()
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
+
+@pytest.fixture(scope="session")
+def start_prometheus(tmp_path_factory):
+    """Start one that scrapes ``servers``; whoever starts it closes it."""
+    try:
+        program = Binaries(
+            Settings.from_environment().cache_home, Progress(quiet=True)
+        ).prometheus()
+    except TestbedUnavailableError as error:
+        pytest.skip(str(error))
+
+    def start(servers, config):
+        return Prometheus(program, tmp_path_factory.mktemp("prometheus"), servers, config)
+
+    return start
 
 
 @pytest.fixture(scope="session")
-def take_watched(tmp_path_factory):
+def take_watched(start_prometheus):
     """Return the next one; it was started a test ago: Prometheus takes 5 s to find its targets."""
-    settings, waiting = Settings.from_environment(), collections.deque()
+    waiting = collections.deque()
 
     def take():
-        program = Binaries(settings.cache_home, Progress(quiet=True)).prometheus()
         while len(waiting) < 2:
-            waiting.append(Watched(program, tmp_path_factory.mktemp("prometheus")))
+            waiting.append(Watched(start_prometheus))
         return waiting.popleft()
 
     yield take
@@ -160,18 +187,12 @@ def take_watched(tmp_path_factory):
 
 
 @pytest.fixture
-def start_watched(tmp_path_factory):
+def start_watched(start_prometheus):
     """Start one with target labels and relabelings of its own; its address answers."""
     started = []
 
     def start(**how):
-        try:
-            program = Binaries(
-                Settings.from_environment().cache_home, Progress(quiet=True)
-            ).prometheus()
-        except TestbedUnavailableError as error:
-            pytest.skip(str(error))
-        started.append(Watched(program, tmp_path_factory.mktemp("prometheus"), **how))
+        started.append(Watched(start_prometheus, **how))
         until(lambda: answers(f"{started[-1].url}/-/ready"), 60)
         return started[-1]
 
@@ -182,10 +203,7 @@ def start_watched(tmp_path_factory):
 
 @pytest.fixture
 def watched(take_watched):
-    try:
-        found = take_watched()
-    except TestbedUnavailableError as error:
-        pytest.skip(str(error))
+    found = take_watched()
     until(lambda: answers(f"{found.url}/-/ready"), 60)
     yield found
     found.close()

@@ -1,6 +1,5 @@
 """The alerts that come with Linnet, on the metrics that its processes really have."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -14,9 +13,6 @@ from prometheus_client import start_http_server
 from linnet_agent.metrics import Metrics as AgentMetrics
 from linnet_api.reasons import WaitReason
 from linnet_operator import metrics as operator
-from linnet_testbed import Settings, TestbedUnavailableError, ports
-from linnet_testbed.binaries import Binaries
-from linnet_testbed.progress import Progress
 from linnet_testbed.waiting import until
 
 RULES = Path(__file__).parents[3] / "charts" / "linnet" / "monitoring" / "alerts.yaml"
@@ -61,12 +57,12 @@ def test_promtool_has_nothing_to_say(rule_file):
     assert done.returncode == 0, done.stderr
 
 
-class Prometheus:
-    """A real one that scrapes registries of this process and reads the alerts."""
+class Watcher:
+    """A real Prometheus that scrapes registries of this process and reads the alerts."""
 
-    def __init__(self, program, home, rule_file, registries):
-        served = [start_http_server(0, "127.0.0.1", each)[0] for each in registries]
-        targets = [f"127.0.0.1:{server.server_port}" for server in served]
+    def __init__(self, start_prometheus, rule_file, registries):
+        servers = [start_http_server(0, "127.0.0.1", each)[0] for each in registries]
+        targets = [f"127.0.0.1:{server.server_port}" for server in servers]
         every = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "300ms")
         config = {
             "global": every,
@@ -78,26 +74,15 @@ class Prometheus:
                 }
             ],
         }
-        (home / "prometheus.yml").write_text(json.dumps(config))
-        self._served = served
-        self._url = f"http://127.0.0.1:{ports.any_free()}"
-        self._process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={home / 'prometheus.yml'}",
-                f"--storage.tsdb.path={home / 'data'}",
-                f"--web.listen-address={self._url.removeprefix('http://')}",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self._prometheus = start_prometheus(servers, config)
+        self._url, self.close = self._prometheus.url, self._prometheus.close
 
     def says(self):
         """Return what each alert says: inactive, pending or firing."""
         try:
             answer = httpx.get(f"{self._url}/api/v1/rules", params={"type": "alert"})
         except httpx.TransportError:
-            assert self._process.poll() is None, "Prometheus does not accept the rules"
+            assert not self._prometheus.has_ended, "Prometheus does not accept the rules"
             return None
         groups = answer.json()["data"]["groups"] if answer.status_code == 200 else []
         return {rule["name"]: rule["state"] for group in groups for rule in group["rules"]}
@@ -107,13 +92,6 @@ class Prometheus:
         answer = httpx.get(f"{self._url}/api/v1/query", params={"query": query})
         return [float(each["value"][1]) for each in answer.json()["data"]["result"]] == [value]
 
-    def close(self):
-        self._process.terminate()
-        self._process.wait()
-        for server in self._served:
-            server.shutdown()
-            server.server_close()
-
 
 @pytest.fixture
 def agent():
@@ -121,17 +99,11 @@ def agent():
 
 
 @pytest.fixture
-def prometheus(agent, rule_file, tmp_path):
+def prometheus(agent, rule_file, start_prometheus):
     # What other tests of this process have left.
     for metric in (operator.PLACEBO, operator.PLACEBO_ALARM, operator.ROLLOUT_WAITING):
         metric.clear()
-    try:
-        program = Binaries(
-            Settings.from_environment().cache_home, Progress(quiet=True)
-        ).prometheus()
-    except TestbedUnavailableError as error:
-        pytest.skip(str(error))
-    started = Prometheus(program, tmp_path, rule_file, [operator.REGISTRY, agent.registry])
+    started = Watcher(start_prometheus, rule_file, [operator.REGISTRY, agent.registry])
     yield started
     started.close()
 
