@@ -245,9 +245,12 @@ def _evidence(
             "detect",
             f"the larger of (x{step.detect.factor:g} - 1) x expected and {step.detect.floor:.2%}: "
             f"a rise by {look.rise:.4%} of requests; log evidence against it = log((1 + E) / 2) - "
-            f"({against:.3f}) = {look.log_excluding:.3f}, line {look.line:.3f}: {excluded}; "
-            "that is the rise in bursts as large as a node's own failures, 1/s larger by "
-            "e h phi_b^2 / (e + h)^2 where h is the rise and phi_b^2 stands as bursts above",
+            f"({against:.3f}) = {look.log_excluding:.3f}, line {look.line:.3f}: {excluded}",
+        ),
+        _row(
+            "",
+            "against it: the rise h comes in bursts as large as a node's own failures, "
+            "1/s is larger by e h phi_b^2 / (e + h)^2; phi_b^2 stands above as bursts",
         ),
         *_trouble(said, step),
     ]
