@@ -12,11 +12,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 from linnet_agent.errors import HubRefusedError, HubUnavailableError
 from linnet_agent.hub import Hub, Object
-from linnet_agent.served import ServedTally, read_reported
+from linnet_agent.served import Counts, ServedTally, read_reported
 from linnet_agent.sync import Link
 from linnet_agent.verify.strict_json import as_object
 from linnet_api.names import AGENTS_NAMESPACE, SERVED_ANNOTATION
@@ -26,12 +27,22 @@ log = logging.getLogger(__name__)
 BEATS_A_LEASE: Final = 4
 """The Lease outlives three beats that got lost."""
 
+BEFORE_ANNOTATION: Final = f"{SERVED_ANNOTATION}-before"
+"""The part of what was served from before the server's newest start."""
+
 _LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/{AGENTS_NAMESPACE}/leases"
 _NOT_FOUND: Final = 404
 
 
-def lease(node: str, *, beat_s: float, now: datetime, served: Mapping[str, list[int]]) -> Object:
-    """Return the Lease as it shall be."""
+def lease(
+    node: str,
+    *,
+    beat_s: float,
+    now: datetime,
+    served: Mapping[str, list[int]],
+    before: Mapping[str, list[int]] = MappingProxyType({}),
+) -> Object:
+    """Return the Lease as it shall be; ``before`` is for this node alone, when it starts again."""
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -39,7 +50,8 @@ def lease(node: str, *, beat_s: float, now: datetime, served: Mapping[str, list[
             "name": node,
             "namespace": AGENTS_NAMESPACE,
             "annotations": {
-                SERVED_ANNOTATION: json.dumps(served, separators=(",", ":"), sort_keys=True)
+                name: json.dumps(dict(counts), separators=(",", ":"), sort_keys=True)
+                for name, counts in ((SERVED_ANNOTATION, served), (BEFORE_ANNOTATION, before))
             },
         },
         "spec": {
@@ -83,10 +95,16 @@ class Heartbeat:
         try:
             async with asyncio.timeout(max(self._beat_s, 1.0)):
                 if not self._has_read:
-                    self._tally.go_on_from(await self._read())
+                    self._tally.go_on_from(*await self._read())
                     self._has_read = True
-                served = self._tally.of(counts)
-                await self._write(lease(self._node, beat_s=self._beat_s, now=now, served=served))
+                body = lease(
+                    self._node,
+                    beat_s=self._beat_s,
+                    now=now,
+                    served=self._tally.of(counts),
+                    before=self._tally.before(counts),
+                )
+                await self._write(body)
         except (HubUnavailableError, TimeoutError):
             self._link.mark(up=False)
         except HubRefusedError as error:
@@ -99,15 +117,18 @@ class Heartbeat:
         """Wait for the next beat; a tenth of it is by lot, so that a fleet does not beat as one."""
         await asyncio.sleep(self._beat_s * (0.95 + self._jitter() / 10))
 
-    async def _read(self) -> Mapping[str, list[int]]:
+    async def _read(self) -> tuple[Counts, Counts]:
         """Return what this node has reported before; nothing where it may not be read."""
         try:
             found = await self._hub.get(f"{_LEASES}/{self._node}")
         except HubRefusedError:
-            return {}
+            return {}, {}
         metadata = as_object(found.get("metadata")) or {}
         annotations = as_object(metadata.get("annotations")) or {}
-        return read_reported(annotations.get(SERVED_ANNOTATION))
+        return (
+            read_reported(annotations.get(SERVED_ANNOTATION)),
+            read_reported(annotations.get(BEFORE_ANNOTATION)),
+        )
 
     async def _write(self, body: Object) -> None:
         try:

@@ -3,7 +3,7 @@
 - The server counts from zero when it starts, and the metrics count on. Without the part from before
   a node's own report would not fit them any more (rule 16), and the rollout would stand still.
 - A count that falls has begun anew, and what it was is kept. What was reported before this process
-  began stands in the node's Lease.
+  began stands in the node's Lease; nothing is counted twice, or failures would seem to be hidden.
 - Another revision that is active ends the count of the one before: one that comes back is counted
   from its new activation.
 """
@@ -51,16 +51,30 @@ class ServedTally:
         """Return the counts since activation of what was added last."""
         return {key: _sum(self._before.get(key, [0, 0]), each) for key, each in counts.items()}
 
-    def go_on_from(self, reported: Counts) -> None:
-        """Go on from what was reported before this process began, perhaps before the server did."""
+    def before(self, counts: Counts) -> dict[str, list[int]]:
+        """Return the part of ``of`` that is from before the server's newest start."""
+        return {key: self._before[key] for key in counts if key in self._before}
+
+    def go_on_from(self, reported: Counts, before: Counts) -> None:
+        """Go on from what was reported before this process began.
+
+        Args:
+            reported: The counts since activation.
+            before: The part of them from before the server's newest start at that time. What is
+                left is what the server itself said: where it says less now, it has started anew.
+                (One that has served as much again by now is taken for the same: that much is lost.)
+        """
         active = {key.rpartition("/")[0] for key in self._newest}
-        for key, last in reported.items():
+        for key, whole in reported.items():
             if key not in self._newest and key.rpartition("/")[0] in active:
                 continue
+            earlier = before.get(key, [0, 0])
+            last = [max(0, a - b) for a, b in zip(whole, earlier, strict=True)]
             self._newest.setdefault(key, last)
             first = self._first.get(key, last)
-            if first[0] < last[0] or first[1] < last[1]:
-                self._before[key] = _sum(self._before.get(key, [0, 0]), last)
+            kept = whole if first[0] < last[0] or first[1] < last[1] else earlier
+            if any(kept):
+                self._before[key] = _sum(self._before.get(key, [0, 0]), kept)
 
 
 def read_reported(annotation: object) -> dict[str, list[int]]:

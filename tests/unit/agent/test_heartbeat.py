@@ -63,7 +63,10 @@ async def test_a_lease_that_is_not_there_is_made(fake, beats):
 
 async def test_counts_go_on_from_the_lease_which_is_read_until_it_was_once(fake, beats):
     heartbeat, _ = beats(NOON)
-    there = lease("edge-1", beat_s=1, now=NOON, served={"factory/defects/r1": [100, 7]})
+    served = {"factory/defects/r1": [100, 7]}
+    there = lease(
+        "edge-1", beat_s=1, now=NOON, served=served, before={"factory/defects/r1": [60, 7]}
+    )
     fake.tell(fake.answer({}, status=503), fake.answer(there))
 
     await heartbeat.beat({"factory/defects/r1": [1, 0]})
@@ -79,6 +82,7 @@ async def test_counts_go_on_from_the_lease_which_is_read_until_it_was_once(fake,
         '{"factory/defects/r1":[103,7]}',
         '{"factory/defects/r1":[104,7]}',
     ]
+    assert written[-1]["linnet.dev/served-before"] == '{"factory/defects/r1":[100,7]}'
 
 
 @pytest.mark.parametrize("status", [401, 403, 422])

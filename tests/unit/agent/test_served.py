@@ -53,9 +53,44 @@ def test_what_was_reported_before_this_process_began_is_gone_on_from(seen, then,
     for counts in seen:
         tally.add(counts)
 
-    tally.go_on_from({NEW: [100, 7]})
+    tally.go_on_from({NEW: [100, 7]}, {})
 
     assert tally.add(then)[NEW] == said
+
+
+@pytest.mark.parametrize(
+    ("now", "said", "before"),
+    [
+        ([41, 3], [141, 10], [100, 7]),  # the agent alone was away; the server goes on from 40
+        ([5, 0], [145, 9], [140, 9]),  # the whole node was
+    ],
+)
+def test_nothing_is_counted_twice_where_the_server_had_started_anew_before(now, said, before):
+    tally = ServedTally()
+    tally.add({NEW: now})
+
+    tally.go_on_from({NEW: [140, 9]}, {NEW: [100, 7]})
+
+    assert tally.of({NEW: now}) == {NEW: said}
+    assert tally.before({NEW: now}) == {NEW: before}
+
+
+def test_what_is_written_is_enough_to_go_on_from():
+    """Server and agent start anew in turn; each answer of the server is a beat."""
+    tally, counted, newest = ServedTally(), 0, {}
+    for restarts, answers in [("", [3, 9]), ("server", [2, 5]), ("agent", [6, 8]), ("both", [1, 4]),
+                              ("agent", [7]), ("server", [2]), ("agent", [2, 3])]:  # fmt: skip
+        if restarts in ("agent", "both"):
+            reported, before = tally.of(newest), tally.before(newest)
+            tally = ServedTally()
+            tally.add({NEW: [answers[0], 0]})
+            tally.go_on_from(reported, before)
+        if restarts in ("server", "both"):
+            counted += newest[NEW][0]
+        for answer in answers:
+            newest = {NEW: [answer, 0]}
+            said = tally.add(newest)
+            assert said == {NEW: [counted + answer, 0]}, restarts
 
 
 @pytest.mark.parametrize(
