@@ -1,7 +1,7 @@
 """What each candidate is allowed beyond chance, in parts: the phi^2 of a look, for a calculator.
 
-Pure. The judge gives the sum; the parts are computed here from the same inputs, by the formulas of
-the research report, section 5c, and a test holds the two together.
+Pure. The judge gives the sum and the bursts; the other parts are computed here from the same
+inputs, by the formulas of the research report, section 5c, and a test holds the two together.
 """
 
 from collections.abc import Sequence
@@ -100,14 +100,12 @@ def stable_deviation(learned: Learned, stable: Sequence[NodeCount], factor: floa
     )
 
 
-def allowance(learned: Learned, model: Model, row: Row, *, seconds: float) -> Allowance:
+def allowance(learned: Learned, model: Model, row: Row) -> Allowance:
     """Return the parts of what one candidate is allowed."""
-    intervals = max(1.0, seconds / learned.interval_s)
     per_failure = row.requests / row.expected
-    burst = max(learned.burst_quadratic, learned.burst_linear * per_failure) / intervals
     drift = max(learned.drift_quadratic, learned.drift_linear * per_failure)
     return Allowance(
-        burst=burst * (1.0 + ROWS_CARE / sqrt(learned.burst_rows)),
+        burst=row.burst,
         drift=drift
         * (1.0 + 1.0 / max(1, row.history_windows))
         * (1.0 + ROWS_CARE / sqrt(learned.drift_rows)),

@@ -161,7 +161,6 @@ def _candidates(
     learned: Learned, inputs: MetricInputs, model: Model, *, node: str | None
 ) -> list[str]:
     off = stable_deviation(learned, inputs.stable, model.fleet_factor)
-    seconds = {row.node: row.seconds for row in inputs.candidates}
     rows = [row for row in model.rows if node in (None, row.node)]
     without = model.weigh().log_e_without_each() if len(model.rows) > 1 else {}
     worst = sorted(rows, key=lambda row: (row.expected - row.failures, row.node))
@@ -182,7 +181,7 @@ def _candidates(
             ),
             _row(
                 "",
-                _shape(row, allowance(learned, model, row, seconds=seconds[row.node]), off),
+                _shape(row, allowance(learned, model, row), off),
             ),
         ]
     if len(rows) > _NODES_SHOWN:

@@ -80,7 +80,7 @@ def test_the_parts_of_what_is_allowed_add_up_to_what_the_judge_allows(seed):
 
     for row, count in zip(model.rows, metric.candidates, strict=True):
         assert row.node == count.node
-        parts = allowance(metric.learned, model, row, seconds=count.seconds)
+        parts = allowance(metric.learned, model, row)
         assert parts.widened(off) == pytest.approx(row.spread, rel=1e-9)
 
 
